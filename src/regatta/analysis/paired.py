@@ -1,0 +1,268 @@
+"""Differences between entries, paired by sample: interval, sign-flip permutation, exact companions.
+
+Shapes: S seeds of an entry, E entries, C conditions, N samples, G groups, M tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+
+from regatta.analysis.bootstrap import EXACT_FLOAT32, Bootstrap, Interval, tally_by_group
+from regatta.core.seeds import stream
+
+EXACT_GROUPS = 14
+"""Up to here all 2 ** (G - 1) sign patterns are counted; above, patterns are drawn."""
+
+BLOCK_ROWS = 2048
+
+Verdict = Literal["ahead", "behind", "equivalent", "undecided", "identical"]
+
+
+@dataclass(frozen=True)
+class PermutationTest:
+    """p_value [M] of mean difference zero; `method` says exact or how many patterns were drawn."""
+
+    p_value: np.ndarray
+    method: str
+
+
+def sign_flip_test(differences: np.ndarray, *, replicates: int, seed: int) -> PermutationTest:
+    """Two-sided permutation test that flips the sign of whole groups.
+
+    If two entries are equally good, a group's summed difference is as likely to come out with the
+    other sign. Whole numbers keep ties exact: the observed pattern always counts itself.
+
+    Args:
+        differences: int [G, M], difference of right answers summed over each group.
+    """
+    observed = np.abs(differences.sum(axis=0))
+    groups = len(differences)
+    exact = groups <= EXACT_GROUPS
+    count = 1 << (groups - 1) if exact else replicates
+    largest = int(np.abs(differences).sum(axis=0).max(initial=0))
+    dtype = np.float32 if largest < EXACT_FLOAT32 else np.float64
+    table = differences.astype(dtype)
+    at_least = np.zeros(differences.shape[1], dtype=np.int64)
+    for signs in _sign_blocks(groups, count, exact, stream(seed, "sign-flip")):
+        at_least += (np.abs(signs.astype(dtype) @ table) >= observed).sum(axis=0)
+    if exact:
+        return PermutationTest(at_least / count, f"exact over {2 * count} sign patterns")
+    p_value = (at_least + 1) / (count + 1)
+    return PermutationTest(p_value, f"Monte Carlo over {count} sign patterns")
+
+
+def _sign_blocks(
+    groups: int, count: int, exact: bool, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Signs +1 / -1 as int8 [r, G]. Exact: the last group keeps its sign, which halves the work."""
+    for start in range(0, count, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, count)
+        if exact:
+            bits = np.arange(start, stop)[:, None] >> np.arange(groups)[None, :] & 1
+        else:
+            bits = rng.integers(0, 2, size=(stop - start, groups), dtype=np.int8)
+        yield (1 - 2 * bits).astype(np.int8)
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
+    """Exact McNemar test on two bool [N] of right answers; groups play no part in it."""
+    from scipy.stats import binomtest
+
+    only_first = int((first & ~second).sum())
+    only_second = int((second & ~first).sum())
+    discordant = only_first + only_second
+    p_value = float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+    return {"only_first": only_first, "only_second": only_second, "p_value": p_value}
+
+
+def cochran_q(correct: np.ndarray) -> dict[str, Any]:
+    """Cochran's Q over bool [N, E]: do all entries have the same share of right answers?
+
+    `statistic` and `p_value` are None, with a reason, when no sample tells any two entries apart.
+    """
+    from scipy.stats import chi2
+
+    entries = correct.shape[1]
+    columns, rows = correct.sum(axis=0), correct.sum(axis=1)
+    scale = entries * rows.sum() - (rows**2).sum()
+    if scale == 0:
+        reason = "no sample tells the entries apart"
+        return {"statistic": None, "df": entries - 1, "p_value": None, "reason": reason}
+    between = entries * (columns**2).sum() - columns.sum() ** 2
+    statistic = float((entries - 1) * between / scale)
+    p_value = float(chi2.sf(statistic, entries - 1))
+    return {"statistic": statistic, "df": entries - 1, "p_value": p_value, "reason": ""}
+
+
+def adjust(p_values: Sequence[float], correction: str) -> list[float]:
+    """p-values corrected over their family by `holm`, `bonferroni` or `none`."""
+    if correction == "none" or len(p_values) == 0:
+        return [float(p) for p in p_values]
+    from statsmodels.stats.multitest import multipletests
+
+    return np.asarray(multipletests(list(p_values), method=correction)[1]).tolist()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One entry against another at one condition or on average, in fractions, not points."""
+
+    first: str
+    second: str
+    difference: Interval
+    tost: Interval
+    """Interval at confidence 1 - 2 alpha: inside the margin = equivalent (two one-sided tests)."""
+    p_value: float | None
+    p_adjusted: float | None
+    method: str
+    same_predictions: bool
+    verdict: Verdict
+    equivalent: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "first": self.first,
+            "second": self.second,
+            "difference_points": self.difference.scaled(100).as_dict(),
+            "equivalence_interval_points": self.tost.scaled(100).as_dict(),
+            "p_value": self.p_value,
+            "p_adjusted": self.p_adjusted,
+            "method": self.method,
+            "same_predictions": self.same_predictions,
+            "verdict": self.verdict,
+            "equivalent": self.equivalent,
+        }
+
+
+@dataclass(frozen=True)
+class PairedData:
+    """Right answers of all runs, ready for pairing."""
+
+    entries: list[str]
+    correct: list[np.ndarray]
+    """Per entry: bool [S, C, N]."""
+    groups: np.ndarray
+    """[N]."""
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    correction: str
+    margin: float
+    """Equivalence margin as a fraction."""
+    replicates: int
+    seed: int
+
+
+def compare_pairs(
+    data: PairedData, bootstrap: Bootstrap, columns: list[np.ndarray], settings: PairSettings
+) -> list[list[Pair]]:
+    """All pairs of entries on each column; the p-values of all of them are one family.
+
+    Args:
+        columns: weights [C] over conditions, each all 0 and 1: one condition, or several whose
+            mean is compared.
+    Returns:
+        Per column the pairs in the order of `itertools.combinations(entries, 2)`.
+    """
+    pairs = list(combinations(range(len(data.entries)), 2))
+    if not pairs:
+        return [[] for _ in columns]
+    weights_CM = np.stack(columns, axis=1).astype(np.int64)
+    sums = [_group_differences(data, i, j, weights_CM) for i, j in pairs]
+    flipped = np.concatenate(sums, axis=1)
+    test = None
+    if bootstrap.groups > 1:
+        test = sign_flip_test(flipped, replicates=settings.replicates, seed=settings.seed)
+    raw = test.p_value.tolist() if test else [None] * flipped.shape[1]
+    adjusted = adjust(raw, settings.correction) if test else raw
+    method = test.method if test else "not available: a single group"
+    found = []
+    for number, (i, j) in enumerate(pairs):
+        place = slice(number * len(columns), (number + 1) * len(columns))
+        found.append(
+            _pairs_of(
+                data, bootstrap, i, j, weights_CM, raw[place], adjusted[place], method, settings
+            )
+        )
+    return [list(column) for column in zip(*found, strict=True)]
+
+
+def _pairs_of(
+    data: PairedData,
+    bootstrap: Bootstrap,
+    i: int,
+    j: int,
+    weights_CM: np.ndarray,
+    raw: list[Any],
+    adjusted: list[Any],
+    method: str,
+    settings: PairSettings,
+) -> list[Pair]:
+    """The pair (i, j) on every column."""
+    share = weights_CM / weights_CM.sum(axis=0)
+
+    def difference(accuracy: np.ndarray) -> np.ndarray:
+        return (accuracy[..., i, :] - accuracy[..., j, :]) @ share
+
+    alpha = 1 - bootstrap.confidence
+    wide = bootstrap.intervals(difference, entries=(i, j), collapse="difference")
+    narrow = bootstrap.intervals(
+        difference, entries=(i, j), collapse="difference", confidence=1 - 2 * alpha
+    )
+    same = _same_answers(data.correct[i], data.correct[j], weights_CM)
+    pairs = []
+    for m, interval in enumerate(wide):
+        equivalent = _inside(narrow[m], settings.margin)
+        pairs.append(
+            Pair(
+                data.entries[i],
+                data.entries[j],
+                interval,
+                narrow[m],
+                raw[m],
+                adjusted[m],
+                method,
+                bool(same[m]),
+                _verdict(interval, adjusted[m], alpha, equivalent, bool(same[m])),
+                equivalent,
+            )
+        )
+    return pairs
+
+
+def _group_differences(data: PairedData, i: int, j: int, weights_CM: np.ndarray) -> np.ndarray:
+    """Summed differences per group, int [G, M], scaled by seed counts so that they stay whole."""
+    first, second = data.correct[i], data.correct[j]
+    scaled = len(second) * first.sum(axis=0) - len(first) * second.sum(axis=0)
+    codes = np.unique(data.groups, return_inverse=True)[1]
+    return tally_by_group(scaled[None], codes)[0][0] @ weights_CM
+
+
+def _same_answers(first: np.ndarray, second: np.ndarray, weights_CM: np.ndarray) -> np.ndarray:
+    """bool [M]: every sample is equally often right in both at every condition of the column."""
+    differs = (len(second) * first.sum(axis=0) != len(first) * second.sum(axis=0)).any(axis=1)
+    return ~(differs[:, None] & (weights_CM > 0)).any(axis=0)
+
+
+def _inside(interval: Interval, margin: float) -> bool:
+    if interval.low is None or interval.high is None:
+        return False
+    return -margin < interval.low and interval.high < margin
+
+
+def _verdict(
+    interval: Interval, p_adjusted: float | None, alpha: float, equivalent: bool, same: bool
+) -> Verdict:
+    """Ahead needs both: the corrected test, and an interval (with the seeds in it) without 0."""
+    estimate = interval.estimate or 0.0
+    if p_adjusted is not None and p_adjusted < alpha and interval.excludes_zero:
+        return "ahead" if estimate > 0 else "behind"
+    if same:
+        return "identical"
+    return "equivalent" if equivalent else "undecided"

@@ -1,0 +1,129 @@
+"""CSV text and the result tables of a study. Names and first columns of the files are fixed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+RESULT_COLUMNS = (
+    "accuracy",
+    "n_samples",
+    "elapsed_time",
+    "correct",
+    "top5",
+    "distinct_frames",
+    "span_seconds",
+    "rate_hz",
+    "pad_share",
+    "identical_to",
+    "accuracy_low",
+    "accuracy_high",
+    "interval_method",
+    "still_share",
+    "ceiling",
+    "seeds",
+    "condition",
+)
+PAIRWISE_HEADER = (
+    "Comparison",
+    "Mean Diff",
+    "t-statistic",
+    "p-value",
+    "Bonferroni Sig",
+    "Cohen's d",
+    "p-value Bonferroni",
+)
+SUMMARY_HEADER = ("Coverage", "N", "Mean", "Std", "Min", "Max", "95% CI low", "95% CI high")
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV; None is an empty field and text can never be read as a formula."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([csv_cell(name) for name in header])
+    writer.writerows([csv_cell(value) for value in row] for row in rows)
+    return buffer.getvalue()
+
+
+def csv_cell(value: Any) -> Any:
+    """One field. Text that a spreadsheet would run as a formula gets a leading apostrophe.
+
+    Numbers pass as they are, with every digit that they have; a list becomes words with spaces; a
+    carriage return becomes a space.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, (list, tuple)):
+        value = " ".join(str(item) for item in value)
+    if isinstance(value, str):
+        # A bare carriage return is not quoted by the writer and would break the row for readers.
+        text = value.replace("\r", " ")
+        return f"'{text}" if value.startswith(FORMULA_STARTS) else text
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return int(value)
+    return value
+
+
+def results_csv(rows: list[dict[str, Any]], axes: Sequence[str]) -> str:
+    """`results_<entry>.csv`: model, the protocol's axes (or the condition), then RESULT_COLUMNS."""
+    header = ["model", *(axes or ["condition"])]
+    header += [name for name in RESULT_COLUMNS if name not in header]
+    return csv_text(header, ([row[name] for name in header] for row in rows))
+
+
+def per_class_csv(
+    classes: list[str],
+    accuracy: list[list[float | None]],
+    counts: list[int],
+    conditions: list[dict[str, Any]],
+    axes: Sequence[str],
+) -> str:
+    """`per_class_<entry>.csv`: one row per condition and class that has judged samples.
+
+    Args:
+        accuracy: [C][K], None where a class has no sample. counts: [K].
+        conditions: [C] with id and axes.
+    """
+    names = list(axes or ["condition"])
+    rows = []
+    for condition, values in zip(conditions, accuracy, strict=True):
+        place = [condition["axes"][name] for name in axes] if axes else [condition["id"]]
+        for name, value, count in zip(classes, values, counts, strict=True):
+            if value is not None:
+                rows.append([name, *place, value, count])
+    return csv_text(["class", *names, "accuracy", "n_samples"], rows)
+
+
+def pairwise_csv(rows: list[dict[str, Any]]) -> str:
+    """`pairwise_coverage_comparisons.csv`, with the published marks: *** or ns."""
+    marks = {True: "***", False: "ns", None: "undefined"}
+    keys = ("comparison", "mean_difference", "t_statistic", "p_value")
+    return csv_text(
+        PAIRWISE_HEADER,
+        (
+            [
+                *(row[key] for key in keys),
+                marks[row["significant"]],
+                row["cohens_d"],
+                row["p_bonferroni"],
+            ]
+            for row in rows
+        ),
+    )
+
+
+def summary_csv(rows: list[dict[str, Any]]) -> str:
+    """`summary_statistics_by_coverage.csv`: class accuracies at the chosen stride."""
+    keys = ("coverage", "n", "mean", "sd", "min", "max", "low", "high")
+    return csv_text(SUMMARY_HEADER, ([row[key] for key in keys] for row in rows))
+
+
+def drops_csv(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+    """`per_class_drop.csv`: accuracy at two coverages averaged over strides, largest drop first."""
+    header = ["class", f"acc_{settings['coverage']:g}", f"acc_{settings['low_coverage']:g}", "drop"]
+    ordered = sorted(rows, key=lambda row: (-row["drop"], row["class"]))
+    return csv_text(header, ([row[k] for k in ("class", "high", "low", "drop")] for row in ordered))

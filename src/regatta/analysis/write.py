@@ -1,0 +1,115 @@
+"""Writes results/: tables for people and programs, comparison.json last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from regatta.analysis import tables
+from regatta.core.errors import RecordError
+from regatta.core.files import path_under, read_json, write_json, write_text
+from regatta.records.run_folder import StudyFolder
+
+STATISTICS_KEYS = (
+    "anova_coverage",
+    "anova_stride",
+    "aliasing_sensitivity",
+    "variance_homogeneity",
+    "effect_sizes",
+    "settings",
+    "notes",
+)
+
+
+def write_results(folder: StudyFolder, comparison: dict[str, Any]) -> dict[str, Any]:
+    """Write every file of `comparison` (plain JSON types) and return it with `files` added.
+
+    Each file is replaced whole. Files that an earlier comparison listed and this one does not
+    write are removed, so that no table of a former entry stays behind as if it were current.
+    """
+    contents: dict[str, str | dict[str, Any]] = {
+        **_result_tables(comparison),
+        **_class_tables(comparison),
+        **_published_files(comparison),
+    }
+    before = _files_before(folder)
+    for name, content in contents.items():
+        path = folder.results / name
+        if isinstance(content, str):
+            write_text(path, content)
+        else:
+            write_json(path, content)
+    comparison = {**comparison, "files": [*contents, "comparison.json"]}
+    write_json(folder.results / "comparison.json", comparison)
+    for name in set(before) - set(comparison["files"]):
+        path_under(folder.results, name).unlink(missing_ok=True)
+    return comparison
+
+
+def _files_before(folder: StudyFolder) -> list[str]:
+    path = folder.results / "comparison.json"
+    if not path.is_file():
+        return []
+    try:
+        found = read_json(path)
+    except RecordError:
+        # A damaged file is replaced below; what it listed cannot be known.
+        return []
+    names = found.get("files", []) if isinstance(found, dict) else []
+    return [name for name in names if isinstance(name, str)]
+
+
+def _result_tables(comparison: dict[str, Any]) -> dict[str, str]:
+    rows, axes = comparison["table"], comparison["axes"]
+    files = {
+        f"results_{entry['name']}.csv": tables.results_csv(
+            [row for row in rows if row["model"] == entry["name"]], axes
+        )
+        for entry in comparison["entries"]
+    }
+    return {**files, "results_multimodel.csv": tables.results_csv(rows, axes)}
+
+
+def _class_tables(comparison: dict[str, Any]) -> dict[str, str]:
+    section = comparison["per_class"]
+    return {
+        f"per_class_{entry}.csv": tables.per_class_csv(
+            section["classes"],
+            accuracy,
+            section["n_samples"],
+            comparison["conditions"],
+            comparison["axes"],
+        )
+        for entry, accuracy in section["accuracy"].items()
+    }
+
+
+def _published_files(comparison: dict[str, Any]) -> dict[str, str | dict[str, Any]]:
+    published = comparison["published"]
+    files: dict[str, str | dict[str, Any]] = {
+        "multimodel_analysis.json": {
+            **(published["across_models"] if published else {}),
+            "faults": published["faults"] if published else [],
+            "verdict": comparison["verdict"],
+            "ranking": comparison["ranking"],
+            "pairs": {key: comparison["pairs"][key] for key in ("headline", "average")},
+            "representative_classes": comparison["robustness"]["representative_classes"],
+            "provenance": comparison["provenance"],
+        }
+    }
+    for entry, analysis in (published["entries"] if published else {}).items():
+        statistics = {key: analysis[key] for key in STATISTICS_KEYS}
+        files[f"{entry}/statistical_results.json"] = {
+            **statistics,
+            "robustness": comparison["robustness"]["entries"][entry]["drops"],
+            "faults": published["faults"],
+        }
+        files[f"{entry}/pairwise_coverage_comparisons.csv"] = tables.pairwise_csv(
+            analysis["pairwise"]
+        )
+        files[f"{entry}/summary_statistics_by_coverage.csv"] = tables.summary_csv(
+            analysis["summary"]
+        )
+        files[f"{entry}/per_class_drop.csv"] = tables.drops_csv(
+            analysis["drops"], analysis["settings"]
+        )
+    return files

@@ -1,0 +1,82 @@
+"""`regatta check`: what a study would do, and what is wrong with it, before anything starts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from regatta.cli.arguments import RUNS, AsJson, Overrides, Runs, StudyFile
+
+
+def check(
+    study_file: StudyFile, overrides: Overrides = None, runs: Runs = RUNS, as_json: AsJson = False
+) -> None:
+    """Validate a study file and show its runs, devices and space; starts nothing, writes nothing."""
+    from regatta.config.load import dump_study, load_study
+    from regatta.config.schema import Study
+    from regatta.core.errors import ConfigError
+
+    study: Study = load_study(study_file, overrides)
+    root = Path(study.data.root) if study.data.root else None
+    if root is not None and not root.exists() and not _is_generated(study.data.source):
+        raise ConfigError(
+            "the data folder does not exist",
+            where=root.absolute(),
+            hint="set data.root in the study file, or --set data.root=/path/to/videos",
+        )
+    facts = _facts(study, runs)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    typer.echo(dump_study(study))
+    for run in facts["runs"]:
+        typer.echo(f"run {run['run_id']:<32} {run['state']}")
+    slots = facts["slots"]
+    typer.echo(f"{len(facts['runs'])} runs, {len(slots)} at a time on {', '.join(slots)}")
+    typer.echo(f"judging: {facts['protocol']}")
+    typer.echo(f"folder: {facts['folder']} ({facts['free_gib']:.0f} GiB free)")
+
+
+def _facts(study: Any, runs: Path) -> dict[str, Any]:
+    from regatta.config.expand import expand_study, protocol_id
+    from regatta.orchestrate.devices import find_slots
+    from regatta.records.run_folder import StudyFolder
+
+    folder = StudyFolder(runs / study.name)
+    protocol = protocol_id(study.protocol)
+    place = folder.path.absolute()
+    while not place.exists():
+        place = place.parent
+    return {
+        "study": study.name,
+        "runs": [
+            {
+                "run_id": spec.run_id,
+                "entry": spec.entry.name,
+                "seed": spec.seed,
+                "state": _state(folder, spec.run_id, protocol),
+            }
+            for spec in expand_study(study)
+        ],
+        "slots": [str(slot) for slot in find_slots(study.launch)],
+        "protocol": protocol,
+        "folder": str(folder.path),
+        "free_gib": shutil.disk_usage(place).free / 2**30,
+    }
+
+
+def _state(folder: Any, run_id: str, protocol: str) -> str:
+    run = folder.run(run_id)
+    if run.is_trained() and run.is_judged(protocol):
+        return "done already"
+    return "trained already, to be judged" if run.is_trained() else "to be trained and judged"
+
+
+def _is_generated(source: str) -> bool:
+    from regatta.core.registry import ORACLES
+
+    return source in ORACLES.names() or source == "trajectories"

@@ -1,0 +1,18 @@
+"""`regatta demo`: three small models on generated videos, from nothing to a report."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+
+import typer
+
+from regatta.cli.arguments import RUNS, Overrides, Runs
+
+
+def demo(overrides: Overrides = None, runs: Runs = RUNS) -> None:
+    """Race three small video models on generated clips; needs no data, no download, no GPU."""
+    from regatta.cli.run import run
+
+    with as_file(files("regatta.cli") / "studies" / "quickstart.yaml") as study_file:
+        typer.echo("demo: generated rotor videos, TimeSformer, VideoMAE and ViViT at size tiny, 25 conditions")
+        run(study_file, overrides=overrides, runs=runs)

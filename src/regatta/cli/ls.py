@@ -1,0 +1,46 @@
+"""`regatta ls`: what can be named in a study file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from regatta.cli.arguments import AsJson
+from regatta.core.registry import ALL, Registry, unknown_name
+
+SHOWN = ("models", "sources", "protocols")
+
+
+def ls(
+    kind: Annotated[str | None, typer.Argument(help="models, sources or protocols; all if left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the models, sources and protocols that a study file may name, with their options."""
+    if kind is not None and kind not in SHOWN:
+        raise unknown_name("list", kind, SHOWN)
+    kinds = [kind] if kind else list(SHOWN)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({name: _rows(ALL[name]) for name in kinds}, indent=1))
+        return
+    for name in kinds:
+        typer.echo(f"{name}:")
+        for row in _rows(ALL[name]):
+            typer.echo(f"  {row['name']:<16} {row['summary']}")
+            options = [f"{option}={default}" for option, default in row["options"].items()]
+            if options:
+                typer.echo(f"  {'':<16} options: {', '.join(options)}")
+
+
+def _rows(registry: Registry) -> list[dict]:
+    reserved = {"split", "seed"}
+    return [
+        {
+            "name": name,
+            "summary": listed.summary,
+            "options": {k: v for k, v in (listed.options or {}).items() if k not in reserved},
+        }
+        for name, listed in sorted(registry.listed.items())
+    ]

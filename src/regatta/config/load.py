@@ -1,0 +1,209 @@
+"""Read a study file: safe YAML, `--set` overrides, and errors that name the key and its nearest spelling."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from regatta.config.schema import EntrySection, Study, TrainSection
+from regatta.core.errors import ConfigError
+from regatta.core.registry import MODELS, PROTOCOLS, SOURCES, Registry, nearest, unknown_name
+
+MAX_STUDY_BYTES = 1 << 20
+MAX_ALIASES = 64
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice and more aliases than a person would write."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            self._aliases += 1
+            if self._aliases > MAX_ALIASES:
+                raise yaml.constructor.ConstructorError(None, None, f"more than {MAX_ALIASES} aliases")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key '{key}' is written twice", key_node.start_mark
+                )
+            seen.add(key if isinstance(key, str) else str(key))
+        return super().construct_mapping(node, deep)
+
+
+# "1e-5" is a number to every researcher; YAML 1.1 reads it as text because it has no dot.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(text: str, *, where: object) -> Any:
+    """Parse YAML without running anything from it; ConfigError with line and column."""
+    try:
+        loader = _StrictLoader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"the study file is not valid YAML: {problem}", where=place) from error
+
+
+def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
+    """Read, override and validate a study file.
+
+    Args:
+        path: the YAML file.
+        overrides: `a.b=value` texts from `--set`, applied in order; values are YAML.
+    Raises:
+        ConfigError, UnknownNameError.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(
+            "there is no such study file", where=path, hint="write one with: regatta init study.yaml"
+        )
+    if path.stat().st_size > MAX_STUDY_BYTES:
+        raise ConfigError(f"the study file is over {MAX_STUDY_BYTES} bytes", where=path)
+    content = read_yaml(path.read_text(encoding="utf-8"), where=path)
+    if not isinstance(content, dict):
+        raise ConfigError("a study file is a mapping with the keys name, data, entries ...", where=path)
+    content.setdefault("name", path.stem.lower())
+    for override in overrides or []:
+        apply_override(content, override)
+    return study_from_mapping(content, where=path)
+
+
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Apply one `a.b=value` in place.
+
+    `entries=[name, ...]` picks from the study's own entries; `entries.<name>.key=value` changes one of them.
+    """
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(
+            f"--set wants key=value, got '{override}'", hint="for example --set train.epochs=1"
+        )
+    value = read_yaml(text, where=f"--set {key}")
+    target = content
+    if parts[0] == "entries" and len(parts) > 2:
+        target = _entry_by_name(content.get("entries") or [], parts[1])
+        parts = parts[2:]
+    elif parts == ["entries"] and isinstance(value, list):
+        value = [_existing_entry(content.get("entries") or [], item) for item in value]
+    for part in parts[:-1]:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise ConfigError(f"'{part}' is a value, not a section", where=f"--set {override}")
+    target[parts[-1]] = value
+
+
+def study_from_mapping(content: dict[str, Any], *, where: object = None) -> Study:
+    """Validate a mapping as a study; names of sources, models and protocols are checked too."""
+    try:
+        study = Study.model_validate(content)
+    except ValidationError as error:
+        raise config_error(error, Study, where=where) from error
+    data, protocol = study.data, study.protocol
+    _check_name(SOURCES, data.source, data.options, f"{where}: data", {"root", "split", "seed"})
+    _check_name(PROTOCOLS, protocol.name, protocol.options, f"{where}: protocol", set())
+    for entry in study.entries:
+        _check_name(MODELS, entry.model, entry.options, f"{where}: entries.{entry.name}", {"size"})
+        entry_train(study, entry)
+    return study
+
+
+def _check_name(
+    registry: Registry[Any], name: str, options: dict[str, Any], where: str, reserved: set[str]
+) -> None:
+    registry.check(name, where=where)
+    registry.check_options(
+        name, options, reserved=frozenset(reserved), where=f"{where}.options"
+    )
+
+
+def entry_train(study: Study, entry: EntrySection) -> TrainSection:
+    """The recipe of one entry: `train:` with the entry's own keys over it."""
+    try:
+        return TrainSection.model_validate({**study.train.model_dump(), **entry.train})
+    except ValidationError as error:
+        raise config_error(error, TrainSection, prefix=f"entries.{entry.name}.train") from error
+
+
+def dump_study(study: Study) -> str:
+    """The resolved study as YAML, with every default written out."""
+    return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def config_error(
+    error: ValidationError, model: type[BaseModel], *, where: object = None, prefix: str = ""
+) -> ConfigError:
+    """One readable error from pydantic's: each problem with its dotted key and, for unknown keys, the nearest."""
+    lines = []
+    for problem in error.errors():
+        place = ".".join([*([prefix] if prefix else []), *(str(part) for part in problem["loc"])])
+        if problem["type"] == "extra_forbidden":
+            known = _keys_at(model, problem["loc"][:-1])
+            close = nearest(str(problem["loc"][-1]), known)
+            guess = f"; did you mean '{close}'?" if close else f"; known: {', '.join(sorted(known))}"
+            lines.append(f"unknown key '{place}'{guess}")
+        else:
+            given = "" if problem["type"] == "missing" else f" (got {problem['input']!r:.60})"
+            lines.append(f"{place}: {problem['msg'].removeprefix('Value error, ')}{given}")
+    return ConfigError("; ".join(lines), where=where, hint="see docs/quickstart.md or: regatta init study.yaml")
+
+
+def _keys_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    for part in place:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        candidates = [field.annotation, *get_args(field.annotation)]
+        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _entry_by_name(entries: list[Any], wanted: str) -> dict[str, Any]:
+    for position, entry in enumerate(entries):
+        if entry == wanted:
+            entries[position] = {"name": wanted, "model": wanted}
+            return entries[position]
+        if isinstance(entry, dict) and wanted in (entry.get("name"), entry.get("model")):
+            return entry
+    raise unknown_name("entry", wanted, [_entry_name(entry) for entry in entries], "--set")
+
+
+def _entry_name(entry: Any) -> str:
+    return str(entry.get("name") or entry.get("model")) if isinstance(entry, dict) else str(entry)
+
+
+def _existing_entry(entries: list[Any], item: Any) -> Any:
+    if not isinstance(item, str):
+        return item
+    for entry in entries:
+        if isinstance(entry, dict) and item in (entry.get("name"), entry.get("model")):
+            return entry
+    return item

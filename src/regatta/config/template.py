@@ -1,0 +1,56 @@
+"""A study file with every key, its default and its meaning, written from the schema itself."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from regatta.config.schema import Study
+
+HEADER = """\
+# A Regatta study: one data set, the models to enter, one recipe, one way of judging.
+#   regatta check {name}.yaml      what would run, and what is wrong with it
+#   regatta run   {name}.yaml      train, judge, compare, report; again = finish what is missing
+# Commented keys show their defaults; take the # away to change one. Any key: --set train.epochs=1
+"""
+START = {
+    "name": None,
+    "data": {"source": "folder", "root": "videos"},
+    "entries": ["timesformer", "videomae", "vivit"],
+    "seeds": [0, 1, 2],
+    "protocol": {"name": "temporal-grid"},
+}
+
+
+def study_template(name: str) -> str:
+    """Commented YAML of a new study called `name`; it loads as it stands."""
+    lines = [HEADER.format(name=name)]
+    for key, field in Study.model_fields.items():
+        given = name if key == "name" else START.get(key)
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            lines += ["", f"{key}:"]
+            for inner_key, inner in section.model_fields.items():
+                lines += _field(inner_key, inner, (given or {}).get(inner_key), indent="  ")
+        else:
+            lines += ["", *_field(key, field, given, indent="")]
+    return "\n".join(lines) + "\n"
+
+
+def _field(key: str, field: FieldInfo, given: Any, indent: str) -> list[str]:
+    comment = [f"{indent}# {field.description}"] if field.description else []
+    choices = f"   # {' | '.join(map(str, get_args(field.annotation)))}" if _is_choice(field) else ""
+    value = given if given is not None else field.get_default(call_default_factory=True)
+    shown = yaml.safe_dump(_plain(value), default_flow_style=True, width=200).removesuffix("...\n").strip()
+    return [*comment, f"{indent}{'' if given is not None else '# '}{key}: {shown}{choices}"]
+
+
+def _is_choice(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) is Literal
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,39 @@
+"""A stop request is a flag that the work polls at safe points; it is never an exception in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+
+class StopFlag:
+    """Set by TERM or INT. The first asks for a save at the next safe point, the third leaves at once."""
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        self._count = 0
+
+    @property
+    def requested(self) -> bool:
+        return self._count > 0
+
+    @property
+    def exit_code(self) -> int:
+        return 143 if self.signal_name == "SIGTERM" else 130
+
+    def install(self) -> StopFlag:
+        """Handle TERM and INT of this process from now on; call it in the main thread."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        return self
+
+    def request(self, name: str = "SIGTERM") -> None:
+        """Ask for a stop from code, as a signal would."""
+        self._count += 1
+        self.signal_name = self.signal_name or name
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.request(signal.Signals(number).name)
+        if self._count >= 3:
+            os._exit(self.exit_code)

@@ -1,0 +1,11 @@
+"""Floor 2: data sets on disk become one manifest, frame plans and batches.
+
+manifest.py     the records: SampleRow (what a source yields), Sample, Manifest
+scan.py         build_manifest: source -> scan of every file -> splits -> checks
+sources/        one reader per layout on disk, found by name
+splits.py       seeded group splits, stratified subsets, leak check (pure)
+decode.py       read_frames and probe: frames by decode ordinal, facts by counting
+video_files.py  write_video, atomic
+
+These never import torch, nor does frame_plan.py; transforms, augmentation and the loader do.
+"""

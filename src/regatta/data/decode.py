@@ -1,0 +1,283 @@
+"""Frames of a video file by decode ordinal: frame i is the i-th that sequential decoding gives.
+
+Header counts, seek tables and time stamps do not address frames: AVI files of XviD with B-frames
+hold one or two frames fewer than their header says, and every library seeks wrongly in them. One
+open and one forward pass serve any set of indices; only wanted frames become RGB. One thread per
+call: two inside one decoder gain little, two calls side by side gain two times (no GIL held).
+
+Shapes: N frames, H rows, W columns, RGB, after the file's rotation metadata is applied.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from regatta.core.errors import DecodeError, MissingExtraError
+from regatta.data.video_stream import Decoded, Video, decode_stream, open_video, orientation_of
+
+MAX_READ_BYTES = 8 << 30
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Decoded frames in the order they were asked for."""
+
+    images: np.ndarray
+    """uint8 [N, H, W, 3] RGB."""
+    timestamps_seconds: np.ndarray
+    """float64 [N], since the first frame of the file; rising along the file."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one full decode of a file found."""
+
+    header_frames: int | None
+    """The container's own count; None where it has none (Matroska, raw streams)."""
+    counted_frames: int
+    fps: float
+    """Mean frames per second."""
+    width: int
+    """Pixels, after rotation; so is `height`."""
+    height: int
+    duration_seconds: float
+    """From the start of the first frame to the end of the last."""
+    codec: str
+    container: str
+    rotation_degrees: int
+    """Clockwise turn that the metadata asks for."""
+    variable_rate: bool
+    content_hash: str
+    missing_seconds: float | None
+    """How much earlier the frames end than the stream's header says; None where it does not."""
+    concealed_frames: int
+    """Frames that the decoder flagged as damaged and patched up."""
+    reordered: bool
+    """The stream may hold B-frames."""
+    bits: int
+    """Bits per colour sample."""
+
+
+def read_frames(
+    path: str | Path,
+    indices: Sequence[int],
+    *,
+    backend: Literal["pyav", "torchcodec"] = "pyav",
+    content_hash: str | None = None,
+) -> Frames:
+    """The frames `indices` of a file, in that order; repeats allowed.
+
+    Args:
+        path: the video file.
+        indices: decode ordinals, at least one.
+        backend: torchcodec gives the same bytes or an error; it refuses files it would get wrong.
+        content_hash: when given, the file's bytes must still have it (see `content_hash_of`).
+    Raises:
+        DecodeError: the file is gone, changed or damaged, an index is beyond it, or over a limit.
+        MissingExtraError: the backend is not installed.
+    """
+    path, wanted = Path(path), [int(index) for index in indices]
+    if not wanted:
+        raise ValueError("no frames were asked for")
+    if min(wanted) < 0:
+        raise DecodeError(f"frame {min(wanted)} was asked for; the first is 0", where=path)
+    if content_hash is not None and content_hash_of(path) != content_hash:
+        raise DecodeError(
+            "the file changed since the data folder was scanned",
+            where=path,
+            hint="put the old file back, or start a new study on the new data",
+        )
+    reader = {"pyav": _read_with_pyav, "torchcodec": _read_with_torchcodec}[backend]
+    return reader(path, wanted)
+
+
+def probe(path: str | Path, *, stop: Callable[[], bool] | None = None) -> Probe:
+    """Decode a file from end to end, without colour conversion, and count what is there.
+
+    Raises:
+        DecodeError: not a video, no frame, a damaged stream, no frame rate, or over a limit.
+        StopRequested: `stop()` became true.
+    """
+    path = Path(path)
+    stamps: list[float] = []
+    concealed, first, last = 0, None, None
+    with open_video(path) as video:
+        for last in decode_stream(video, stop=stop):
+            first = first or last
+            stamps.append(last.seconds)
+            concealed += last.frame.is_corrupt
+        if first is None or last is None:
+            raise DecodeError("no frame could be decoded", where=path)
+        return _summary(video, first, last, stamps, concealed)
+
+
+def _summary(
+    video: Video, first: Decoded, last: Decoded, stamps: list[float], concealed: int
+) -> Probe:
+    fps, variable = _frame_rate(stamps, video.rate, video.path)
+    orientation = orientation_of(first.frame, video.path)
+    size = (first.frame.width, first.frame.height)
+    duration = last.seconds + (last.shown_seconds or 1.0 / fps)
+    # Some headers count from zero, some from the first frame: no frame is missing in either case.
+    covered = duration + max(0.0, first.frame.time or 0.0)
+    header = video.header_seconds
+    return Probe(
+        header_frames=video.stream.frames or None,
+        counted_frames=len(stamps),
+        fps=fps,
+        width=size[orientation.transpose],
+        height=size[not orientation.transpose],
+        duration_seconds=duration,
+        codec=video.stream.codec_context.codec.canonical_name,
+        container=video.container.format.name,
+        rotation_degrees=orientation.clockwise_degrees,
+        variable_rate=variable,
+        content_hash=content_hash_of(video.path),
+        missing_seconds=None if header is None else header - covered,
+        concealed_frames=concealed,
+        reordered=video.reordered,
+        bits=video.bits,
+    )
+
+
+def _frame_rate(stamps: list[float], header_rate: float | None, path: Path) -> tuple[float, bool]:
+    """Mean rate and whether it varies; the header's fraction where it agrees with the stamps."""
+    if len(stamps) < 2:
+        if header_rate is None:
+            raise DecodeError("there is one frame and no frame rate", where=path)
+        return header_rate, False
+    measured = (len(stamps) - 1) / (stamps[-1] - stamps[0])
+    gaps = np.diff(stamps)
+    middle = statistics.median(gaps.tolist())
+    # Matroska rounds stamps to milliseconds: gaps of 33, 33, 34 ms are a constant rate.
+    variable = bool(np.abs(gaps - middle).max() > max(0.1 * middle, 0.002))
+    if header_rate is not None and abs(header_rate / measured - 1.0) < 0.01:
+        return header_rate, variable
+    return measured, variable
+
+
+def content_hash_of(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, computed once per process for each version (size and time)."""
+    try:
+        facts = Path(path).stat()
+        return _hash_of_version(str(path), facts.st_size, facts.st_mtime_ns)
+    except FileNotFoundError as error:
+        raise DecodeError("the file does not exist", where=path) from error
+    except OSError as error:
+        raise DecodeError(f"the file cannot be read: {error.strerror}", where=path) from error
+
+
+@lru_cache(maxsize=1 << 17)
+def _hash_of_version(path: str, size: int, mtime_ns: int) -> str:  # noqa: ARG001  they are the key
+    with open(path, "rb") as handle:
+        return file_digest(handle, "sha256").hexdigest()
+
+
+def _read_with_pyav(path: Path, wanted: list[int]) -> Frames:
+    places: dict[int, list[int]] = {}
+    for place, index in enumerate(wanted):
+        places.setdefault(index, []).append(place)
+    # One reformatter, one thread: a new one per frame, or more threads, costs two to four times.
+    reformatter, count = VideoReformatter(), 0
+    images, stamps = None, np.empty(len(wanted))
+    with open_video(path) as video:
+        for item in decode_stream(video):
+            count = item.ordinal + 1
+            if item.ordinal not in places:
+                continue
+            rgb = reformatter.reformat(item.frame, format="rgb24", threads=1).to_ndarray()
+            image = orientation_of(item.frame, path).apply(rgb)
+            if images is None:
+                _check_read_size(len(wanted), image.shape, path)
+                images = np.empty((len(wanted), *image.shape), np.uint8)
+            if image.shape != images.shape[1:]:
+                raise DecodeError(f"the picture turns at frame {item.ordinal}", where=path)
+            images[places[item.ordinal]] = image
+            stamps[places[item.ordinal]] = item.seconds
+            del places[item.ordinal]
+            if not places:
+                return Frames(images, stamps)
+    raise _beyond(wanted, count, path)
+
+
+def _read_with_torchcodec(path: Path, wanted: list[int]) -> Frames:
+    """torchcodec numbers frames by sorted packet times: right where those follow decode order."""
+    decoder_class = _torchcodec_decoder()
+    with open_video(path) as video:
+        refusal = torchcodec_refusal(
+            container=video.container.format.name, reordered=video.reordered, bits=video.bits
+        )
+        packets = video.container.demux(video.stream)
+        times = [p.pts * p.time_base for p in packets if p.pts is not None and not p.is_discard]
+        context = video.stream.codec_context
+        _check_read_size(len(wanted), (context.height, context.width, 3), path)
+    if refusal or not times:
+        raise _torchcodec_error(refusal or "the file has no time stamps", path)
+    if max(wanted) >= len(times):
+        raise _beyond(wanted, len(times), path)
+    stamps = np.sort(np.array(times, dtype=np.float64))
+    try:
+        decoder = decoder_class(
+            str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
+        )
+        batch = decoder.get_frames_at(wanted)
+    except (RuntimeError, ValueError, IndexError) as error:
+        problem = f"torchcodec fails on this file ({str(error).splitlines()[0][:200]})"
+        raise _torchcodec_error(problem, path) from error
+    if not np.allclose(batch.pts_seconds.numpy(), stamps[wanted], rtol=0, atol=1e-6):
+        raise _torchcodec_error("torchcodec gives other frames than those asked for", path)
+    return Frames(batch.data.numpy(), stamps[wanted] - stamps[0])
+
+
+def torchcodec_refusal(
+    *, container: str, reordered: bool, bits: int, concealed_frames: int = 0
+) -> str | None:
+    """Why torchcodec would not give the bytes that PyAV gives for such a file; None if it does."""
+    if container == "avi" and reordered:
+        return "torchcodec numbers the frames of AVI files with B-frames wrongly"
+    if bits > 8:
+        return f"torchcodec converts {bits}-bit colour otherwise"
+    if concealed_frames:
+        return "torchcodec patches damaged frames otherwise"
+    return None
+
+
+def _torchcodec_decoder() -> Any:
+    try:
+        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
+    except (ImportError, RuntimeError) as error:
+        absent = isinstance(error, ImportError)
+        raise MissingExtraError(
+            f"torchcodec {'is not installed' if absent else 'finds no FFmpeg libraries'}",
+            hint="pip install regatta[torchcodec] and FFmpeg, or set data.decoder: pyav",
+        ) from error
+    return VideoDecoder
+
+
+def _torchcodec_error(problem: str, path: Path) -> DecodeError:
+    return DecodeError(problem, where=path, hint="set data.decoder: pyav")
+
+
+def _beyond(wanted: list[int], count: int, path: Path) -> DecodeError:
+    index = min(index for index in wanted if index >= count)
+    return DecodeError(f"frame {index} was asked for; the file has {count} frames", where=path)
+
+
+def _check_read_size(count: int, shape: tuple[int, ...], path: Path) -> None:
+    gib = count * int(np.prod(shape)) / 2**30
+    if gib > MAX_READ_BYTES / 2**30:
+        problem = f"{count} frames of {shape[1]}x{shape[0]} need {gib:.1f} GiB at once"
+        raise DecodeError(
+            f"{problem}; the limit is {MAX_READ_BYTES / 2**30:g}",
+            where=path,
+            hint="scale the videos down, or read fewer frames at once",
+        )

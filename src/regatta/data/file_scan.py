@@ -1,0 +1,144 @@
+"""Open every video file once: facts by full decode, in parallel, remembered, stoppable."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import av
+
+from regatta.core.errors import DecodeError, StopRequested
+from regatta.core.files import append_json_line, ensure_writable
+from regatta.data.decode import Probe, probe
+
+Progress = Callable[[int, int, str], None]
+"""Called with (files done, files in all, the file just done); once before the first, without."""
+Stop = Callable[[], bool]
+FileKey = tuple[str, int, int]
+
+CACHE_NAME = "probes.jsonl"
+PROBE_VERSION = f"1, av {av.__version__}"
+"""Remembered facts of another version are not used: another FFmpeg may count otherwise."""
+
+_POLL_SECONDS = 0.2
+
+
+def scan_files(
+    paths: Sequence[Path],
+    *,
+    cache_folder: Path,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> dict[Path, Probe | str]:
+    """What each file holds, or why it cannot be decoded; one thread per core.
+
+    Facts are appended to `cache_folder` under path, size and time as they come, so after a stop
+    only the rest is opened. Failures are not remembered: a repaired disk is looked at again.
+
+    Raises:
+        StopRequested: `stop()` became true.
+        DiskError: the cache folder cannot be written.
+    """
+    ensure_writable(cache_folder)
+    cache = cache_folder / CACHE_NAME
+    known = _read_cache(cache)
+    keys = {path: _file_key(path) for path in paths}
+    found: dict[Path, Probe | str] = {
+        path: known[key] for path, key in keys.items() if key is not None and key in known
+    }
+    if progress is not None:
+        progress(len(found), len(paths), "")
+    pool = ThreadPoolExecutor(max_workers=_usable_cores())
+    try:
+        todo = {pool.submit(probe, p, stop=stop): p for p in paths if p not in found}
+        for future in _as_finished(todo, stop):
+            path = todo[future]
+            try:
+                found[path] = facts = future.result()
+            except DecodeError as error:
+                found[path] = error.what
+            except StopRequested as error:
+                raise _stopped() from error
+            else:
+                key = keys[path]
+                if key is not None and key == _file_key(path):
+                    append_json_line(cache, _cache_record(key, facts))
+            if progress is not None:
+                progress(len(found), len(paths), path.name)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return {path: found[path] for path in paths}
+
+
+def _as_finished(futures: Iterable[Future[Probe]], stop: Stop | None) -> Iterator[Future[Probe]]:
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+        yield from done
+        if stop is not None and stop():
+            raise _stopped()
+
+
+def _stopped() -> StopRequested:
+    return StopRequested(
+        "stopped while scanning the data folder",
+        hint="run the same command again: files that were scanned are not opened again",
+    )
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _file_key(path: Path) -> FileKey | None:
+    """Path, size and time; None for a file that is not there."""
+    try:
+        facts = path.stat()
+    except (OSError, ValueError):
+        return None
+    return (str(path), facts.st_size, facts.st_mtime_ns)
+
+
+def _cache_record(key: FileKey, facts: Probe) -> dict[str, Any]:
+    return {"version": PROBE_VERSION, "key": key, "probe": asdict(facts)}
+
+
+def _read_cache(path: Path) -> dict[FileKey, Probe]:
+    """Every whole record; a torn or foreign line only means that one file is opened again."""
+    known: dict[FileKey, Probe] = {}
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for line in text.split("\n"):
+        try:
+            record = json.loads(line)
+            name, size, mtime_ns = record["key"]
+            if record["version"] == PROBE_VERSION:
+                known[(name, size, mtime_ns)] = Probe(**record["probe"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return known
+
+
+def is_truncated(facts: Probe) -> bool:
+    """True when frames are missing at the end that whole files of this kind have.
+
+    An AVI with B-frames always lacks one or two frames against its header; edit lists in MP4 hide
+    frames at the start, so there the time must be missing too; Matroska has only times, and its
+    writers differ in what they call the end.
+    """
+    lost = 0 if facts.header_frames is None else facts.header_frames - facts.counted_frames
+    if facts.missing_seconds is None:
+        return lost > 0
+    if facts.container == "avi":
+        allowed = 2.0 if facts.reordered and not facts.concealed_frames else 0.0
+    elif facts.header_frames is not None:
+        allowed = 1.0
+    else:
+        allowed, lost = max(3.0, 0.2 * facts.fps), 1
+    return lost > 0 and facts.missing_seconds * facts.fps > allowed + 0.5

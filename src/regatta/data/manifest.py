@@ -1,0 +1,149 @@
+"""The table of samples that all entries of a study share, and the rows that it is made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from regatta.core.errors import RecordError
+from regatta.core.files import atomic_path
+
+SplitName = Literal["train", "validation", "test", ""]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+MANIFEST_VERSION = 1
+_METADATA_KEY = b"regatta"
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """What a source says about one sample, before any file is opened.
+
+    A row with `segment_frames` stands for as many samples as its range holds; the scan cuts it
+    once the frames are counted. A row with `skip_reason` is no sample: it is listed under
+    `Manifest.dropped`.
+    """
+
+    path: Path
+    """Absolute, or below the data root."""
+    label_name: str
+    group: str
+    """What must never be separated from this sample: the source video or the subject."""
+    split: SplitName = ""
+    """Empty = the source does not say."""
+    start_frame: int = 0
+    frames: int | None = None
+    """Length of the range from `start_frame`; None = to the end of the file."""
+    extra: Mapping[str, float | str] = field(default_factory=dict)
+    segment_frames: int | None = None
+    """Cut the range into consecutive pieces of this many frames; a shorter rest is left out."""
+    skip_reason: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample: a whole file, or the frames [start_frame, start_frame + frames) of it."""
+
+    sample_id: str
+    """Path below the root in posix form, with `#start-end` (end excluded) for a part of a file."""
+    path: str
+    """Absolute."""
+    label: int
+    label_name: str
+    group: str
+    split: SplitName
+    start_frame: int
+    frames: int
+    """Counted by decoding, never taken from a header."""
+    fps: float
+    width: int
+    """Pixels, after rotation metadata is applied; so is `height`."""
+    height: int
+    duration_seconds: float
+    content_hash: str
+    """SHA-256 of the bytes of the whole file."""
+    extra: dict[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A file or part that the source listed and the manifest leaves out, for every entry alike."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All samples of a study, its classes (label = index), what was left out, and remarks."""
+
+    samples: list[Sample]
+    classes: list[str]
+    dropped: list[Dropped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def split(self, name: str) -> list[Sample]:
+        """The samples of one split, in manifest order."""
+        return [sample for sample in self.samples if sample.split == name]
+
+    def hash(self) -> str:
+        """Equal iff classes, ids, labels, groups, splits, ranges and contents are."""
+        identity = [
+            [s.sample_id, s.label, s.group, s.split, s.start_frame, s.frames, s.content_hash]
+            for s in sorted(self.samples, key=lambda sample: sample.sample_id)
+        ]
+        text = json.dumps([self.classes, identity], separators=(",", ":"))
+        return sha256(text.encode("utf-8")).hexdigest()
+
+    def save(self, path: Path) -> None:
+        """Write one parquet file atomically."""
+        rows = [asdict(sample) | {"extra": json.dumps(sample.extra)} for sample in self.samples]
+        header = {
+            "version": MANIFEST_VERSION,
+            "classes": self.classes,
+            "dropped": [asdict(item) for item in self.dropped],
+            "notes": self.notes,
+        }
+        schema = _SCHEMA.with_metadata({_METADATA_KEY: json.dumps(header).encode("utf-8")})
+        with atomic_path(path) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+
+    @classmethod
+    def load(cls, path: Path) -> Manifest:
+        """Read what `save` wrote; RecordError when it is missing, damaged or of another version."""
+        try:
+            table = pq.read_table(path)
+            header = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+            if header["version"] != MANIFEST_VERSION:
+                raise _unreadable(
+                    path, f"it has version {header['version']}, not {MANIFEST_VERSION}"
+                )
+            samples = [_sample_from_row(row) for row in table.to_pylist()]
+            dropped = [Dropped(**item) for item in header["dropped"]]
+            return cls(samples, header["classes"], dropped, header["notes"])
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise _unreadable(path, str(error)) from error
+
+
+def _unreadable(path: Path, problem: str) -> RecordError:
+    return RecordError(
+        f"the manifest cannot be read: {problem}",
+        where=path,
+        hint="delete it and run the study again: it is rebuilt from the data folder",
+    )
+
+
+def _sample_from_row(row: dict[str, Any]) -> Sample:
+    return Sample(**{**row, "extra": json.loads(row["extra"])})
+
+
+_ARROW_TYPES = {"int": pa.int64(), "float": pa.float64()}
+_SCHEMA = pa.schema(
+    [(item.name, _ARROW_TYPES.get(str(item.type), pa.string())) for item in fields(Sample)]
+)

@@ -1,0 +1,187 @@
+"""What judging leaves in a run's prediction folder.
+
+predictions/<protocol>/
+  judging.json          what the parts were judged on; parts of anything else are removed
+  part-00000.parquet    all conditions of `part_samples` samples
+  cost-<i>-of-<n>.json  seconds that shard i of n spent, per part
+  ceiling.json          accuracy of the ideal reader per condition, where it is known
+  complete.json         written last
+"""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regatta.core.errors import RecordError
+from regatta.core.files import plain, read_json, write_json
+from regatta.data.manifest import Sample
+from regatta.evaluation.protocols import Protocol
+from regatta.records.predictions import Condition, read_part, write_complete
+
+Oracle = Callable[..., float]
+"""(sample, indices, **options) -> probability that the ideal reader of these frames is right."""
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """What one part cost one entry.
+
+    Decoding, preprocessing and the wall clock serve all `shared_by` entries of the pass; each is
+    charged an equal share. Decode seconds are summed over the reading threads, so they may exceed
+    the wall clock.
+    """
+
+    samples: int
+    clips: int
+    """Predictions: samples x conditions."""
+    distinct_clips: int
+    """Clips that went through the model."""
+    decode_seconds: float
+    preprocess_seconds: float
+    forward_seconds: float
+    wall_seconds: float
+    shared_by: int
+
+
+def split_parts(samples: Sequence[Sample], part_samples: int) -> list[list[Sample]]:
+    """The samples in id order, `part_samples` at a time; the last part may be shorter."""
+    ordered = sorted(samples, key=lambda sample: sample.sample_id)
+    return [ordered[first : first + part_samples] for first in range(0, len(ordered), part_samples)]
+
+
+def open_folder(
+    folder: Path,
+    *,
+    samples: Sequence[Sample],
+    conditions: Sequence[Condition],
+    part_samples: int,
+    fingerprint: dict[str, Any],
+) -> None:
+    """Make `folder` ready for the parts of exactly this judging.
+
+    Parts of another one (other samples, conditions, weights ...) are removed: mixed with new ones
+    they would make a table that no one judged. Safe with several shards at once.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = sorted(f"{s.sample_id}\t{s.label}\t{s.content_hash}" for s in samples)
+    identity = plain(
+        {
+            "samples_hash": sha256("\n".join(rows).encode()).hexdigest(),
+            "conditions": [asdict(condition) for condition in conditions],
+            "part_samples": part_samples,
+            "fingerprint": fingerprint,
+        }
+    )
+    with _locked(folder):
+        marker = folder / "judging.json"
+        if marker.is_file() and read_json(marker) == identity:
+            return
+        (folder / "complete.json").unlink(missing_ok=True)
+        for stale in [*folder.glob("part-*.parquet"), *folder.glob("cost-*.json")]:
+            stale.unlink()
+        write_json(marker, identity)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    # Two shards that start together must not take each other's first part for a stale one.
+    with open(folder / ".lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def part_is_whole(
+    folder: Path, number: int, samples: Sequence[Sample], conditions: Sequence[Condition]
+) -> bool:
+    """Whether this part is on disk and holds exactly one row per sample and condition."""
+    path = folder / f"part-{number:05d}.parquet"
+    if not path.is_file():
+        return False
+    try:
+        table, _ = read_part(path)
+    except RecordError:
+        return False
+    found = list(zip(table["sample_id"], table["condition"], strict=True))
+    wanted = {(sample.sample_id, c.id) for sample in samples for c in conditions}
+    return len(found) == len(wanted) and set(found) == wanted
+
+
+def record_cost(folder: Path, shard: tuple[int, int], number: int, cost: PartCost) -> None:
+    """Note what a part cost; the same shard judging it again replaces the note."""
+    path = folder / f"cost-{shard[0]}-of-{shard[1]}.json"
+    known = read_json(path)["parts"] if path.is_file() else {}
+    write_json(path, {"parts": {**known, str(number): asdict(cost)}})
+
+
+def total_cost(folder: Path) -> dict[str, Any]:
+    """Sums over all parts of all shards, and `parts_measured`, how many these are."""
+    parts: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("cost-*.json"), key=lambda path: path.stat().st_mtime_ns):
+        parts.update(read_json(path)["parts"])
+    summed = [field.name for field in fields(PartCost) if field.name != "shared_by"]
+    return {
+        **{name: sum(part[name] for part in parts.values()) for name in summed},
+        "shared_by": max((part["shared_by"] for part in parts.values()), default=1),
+        "parts_measured": len(parts),
+    }
+
+
+def finalize_predictions(
+    folder: Path,
+    *,
+    samples: Sequence[Sample],
+    conditions: Sequence[Condition],
+    part_samples: int,
+    classes: Sequence[str],
+    fingerprint: dict[str, Any],
+) -> bool:
+    """Mark the predictions as complete once every part of every shard is there.
+
+    Harmless to repeat, also by several shards at once.
+
+    Returns:
+        False when a part is still missing or damaged.
+    """
+    parts = split_parts(samples, part_samples)
+    if not all(part_is_whole(folder, n, part, conditions) for n, part in enumerate(parts)):
+        return False
+    write_complete(
+        folder,
+        conditions=list(conditions),
+        classes=list(classes),
+        sample_ids=[sample.sample_id for sample in samples],
+        fingerprint=fingerprint,
+        cost=total_cost(folder),
+    )
+    return True
+
+
+def write_ceiling(
+    folder: Path,
+    samples: Sequence[Sample],
+    protocol: Protocol,
+    *,
+    model_frames: int,
+    oracle: Oracle,
+    options: dict[str, Any],
+) -> dict[str, float]:
+    """Write ceiling.json: per condition the ideal reader's mean chance of being right."""
+    ceiling = {}
+    for condition in protocol.conditions:
+        chances = []
+        for sample in samples:
+            plan = protocol.plan(
+                sample.frames, sample.fps, condition, model_frames, sample_id=sample.sample_id
+            )
+            chances.append(oracle(sample, plan.indices, **options))
+        ceiling[condition.id] = float(np.mean(chances))
+    write_json(folder / "ceiling.json", ceiling)
+    return ceiling

@@ -1,0 +1,234 @@
+"""How models are judged: a protocol is a list of conditions and the frame plan of each.
+
+A protocol is one function registered with `@PROTOCOLS.register("name")`; its keyword arguments are
+what `protocol.options` of a study file may set, checked by their type annotations.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, get_type_hints
+from typing import Protocol as Shape
+
+from pydantic import TypeAdapter, ValidationError
+
+from regatta.config.schema import ProtocolSection
+from regatta.core.errors import ConfigError
+from regatta.core.registry import PROTOCOLS, nearest
+from regatta.core.seeds import stream
+from regatta.data.frame_plan import (
+    FramePlan,
+    Pad,
+    Placement,
+    PlanCondition,
+    PlanPolicy,
+    plan_frames,
+    plan_from_indices,
+    plan_training_clip,
+)
+from regatta.records.predictions import Condition
+
+
+class PlanClip(Shape):
+    """Plans one clip under one condition; pure, so identical calls give identical clips."""
+
+    def __call__(
+        self,
+        total_frames: int,
+        fps: float,
+        condition: Condition,
+        model_frames: int,
+        *,
+        sample_id: str = "",
+    ) -> FramePlan: ...
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Conditions in report order, how each is planned, and the axes of the headline figure."""
+
+    name: str
+    conditions: list[Condition]
+    plan: PlanClip
+    axes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        ids = [condition.id for condition in self.conditions]
+        if len(set(ids)) < len(ids) or sum(c.is_reference for c in self.conditions) != 1:
+            raise ConfigError(
+                f"protocol '{self.name}' needs distinct condition ids and one reference"
+            )
+
+    @property
+    def reference(self) -> Condition:
+        """The condition that headline numbers are read at."""
+        return next(condition for condition in self.conditions if condition.is_reference)
+
+
+@PROTOCOLS.register("plain")
+def plain_protocol() -> Protocol:
+    """One clip per sample: frames spread evenly over the whole clip, as in validation."""
+
+    def plan(
+        total_frames: int,
+        fps: float,
+        condition: Condition,
+        model_frames: int,
+        *,
+        sample_id: str = "",
+    ) -> FramePlan:
+        _ = condition, sample_id
+        return plan_from_indices(plan_training_clip(total_frames, model_frames, None), fps)
+
+    return Protocol("plain", [Condition("plain", {}, is_reference=True)], plan)
+
+
+@PROTOCOLS.register("temporal-grid")
+def temporal_grid_protocol(
+    *,
+    coverage: Sequence[int] = (10, 25, 50, 75, 100),
+    stride: Sequence[int] = (1, 2, 4, 8, 16),
+    placement: Placement = "prefix",
+    placement_seed: int = 0,
+    pad: Pad = "hold-last",
+) -> Protocol:
+    """Coverage x stride: a window of `coverage` percent of the clip, every `stride`-th frame of it.
+
+    Ids are c{coverage}s{stride}; the reference is the largest coverage at the smallest stride.
+
+    Args:
+        coverage: percent of the clip's frames, whole numbers 1 .. 100.
+        stride: distance between candidates in source frames, whole numbers from 1.
+        placement: where the window lies. `random` draws its place per sample from `placement_seed`,
+            the same share of the free room in every cell. `sliding` gives many windows per clip and
+            is no grid cell.
+        pad: how too few frames fill the clip.
+    Raises:
+        ConfigError: an empty list, a value out of range or given twice, or placement `sliding`.
+    """
+    _check_axis("coverage", coverage, low=1, high=100)
+    _check_axis("stride", stride, low=1, high=None)
+    if placement == "sliding":
+        raise ConfigError(
+            "temporal-grid judges one window per clip and cell; placement 'sliding' gives several",
+            where="protocol.options.placement",
+            hint="use prefix, centre or random",
+        )
+    reference = (max(coverage), min(stride))
+    conditions = [
+        Condition(f"c{c}s{s}", {"coverage": c, "stride": s}, is_reference=(c, s) == reference)
+        for c, s in product(coverage, stride)
+    ]
+    policy = PlanPolicy(pad=pad)
+
+    def plan(
+        total_frames: int,
+        fps: float,
+        condition: Condition,
+        model_frames: int,
+        *,
+        sample_id: str = "",
+    ) -> FramePlan:
+        offset = _drawn_offset(placement_seed, sample_id) if placement == "random" else None
+        cell = PlanCondition(
+            coverage_fraction=condition.axes["coverage"] / 100,
+            stride_frames=condition.axes["stride"],
+            placement=placement,
+            offset_fraction=offset,
+        )
+        return plan_frames(total_frames, fps, cell, model_frames, policy)
+
+    return Protocol("temporal-grid", conditions, plan, axes=("coverage", "stride"))
+
+
+def resolve_protocol(section: ProtocolSection) -> Protocol:
+    """Build the protocol a study names.
+
+    Raises:
+        UnknownNameError: no such protocol.
+        ConfigError: an unknown option (with the nearest one), a wrong type, or a refused value.
+    """
+    build = PROTOCOLS.get(section.name, where="protocol.name")
+    return build(**_typed_options(build, section.options, where="protocol.options"))
+
+
+def plan_all(
+    protocol: Protocol, total_frames: int, fps: float, model_frames: int, *, sample_id: str = ""
+) -> dict[str, FramePlan]:
+    """Condition id -> plan of one clip, in the protocol's order."""
+    return {
+        condition.id: protocol.plan(total_frames, fps, condition, model_frames, sample_id=sample_id)
+        for condition in protocol.conditions
+    }
+
+
+def degenerate_groups(plans: Mapping[str, FramePlan]) -> list[list[str]]:
+    """Groups of two or more conditions that show the identical clip, in the order of `plans`."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for condition_id, plan in plans.items():
+        groups.setdefault(plan.indices, []).append(condition_id)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def identical_to(plans: Mapping[str, FramePlan]) -> dict[str, str]:
+    """Condition id -> the first one with the identical clip; ids that repeat none are absent."""
+    return {later: group[0] for group in degenerate_groups(plans) for later in group[1:]}
+
+
+def still_conditions(plans: Mapping[str, FramePlan]) -> list[str]:
+    """Conditions that show one frame only, so that no motion is left to see."""
+    return [condition_id for condition_id, plan in plans.items() if plan.distinct_frames == 1]
+
+
+def _drawn_offset(placement_seed: int, sample_id: str) -> float:
+    if not sample_id:
+        raise ConfigError(
+            "placement 'random' is drawn per sample, but the plan was asked without a sample id",
+            where="protocol.options.placement",
+        )
+    return float(stream(placement_seed, "placement", sample_id).random())
+
+
+def _check_axis(name: str, values: Sequence[int], *, low: int, high: int | None) -> None:
+    where = f"protocol.options.{name}"
+    if not values:
+        raise ConfigError(f"{name} is an empty list", where=where)
+    reach = f"{low} to {high}" if high else f"{low} or more"
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ConfigError(f"{name} takes whole numbers, got {value!r}", where=where)
+        if value < low or (high is not None and value > high):
+            raise ConfigError(f"{name} is {reach}, got {value}", where=where)
+    twice = sorted({value for value in values if list(values).count(value) > 1})
+    if twice:
+        raise ConfigError(f"{name} lists {', '.join(map(str, twice))} twice", where=where)
+
+
+def _typed_options(
+    build: Callable[..., Protocol], options: Mapping[str, Any], *, where: str
+) -> dict[str, Any]:
+    known = list(inspect.signature(build).parameters)
+    hints = get_type_hints(build)
+    typed = {}
+    for name, value in options.items():
+        if name not in known:
+            close = nearest(str(name), known)
+            guess = f"; did you mean '{close}'?" if close else ""
+            raise ConfigError(
+                f"unknown option '{name}'{guess}",
+                where=where,
+                hint=f"known: {', '.join(known) or 'none'}",
+            )
+        try:
+            # Strict, because a lenient reader takes `true` for 1 and "4" for 4.
+            typed[name] = TypeAdapter(hints[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join([where, str(name), *map(str, problem["loc"])])
+            raise ConfigError(
+                f"{problem['msg']} (got {problem['input']!r:.60})", where=place
+            ) from error
+    return typed

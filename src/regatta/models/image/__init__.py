@@ -1,0 +1,1 @@
+"""Image classifiers, one registered function per file."""

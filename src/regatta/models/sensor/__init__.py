@@ -1,0 +1,1 @@
+"""Classifiers of sensor windows, one registered function per file."""

@@ -1,0 +1,282 @@
+"""What a model declares about itself, and how an entry of a study becomes one.
+
+Shapes: B clips, T frames, 3 colours, H = W = image_size, K classes.
+Importing this file loads torch but not transformers: a model imports that when it builds.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast, get_type_hints
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from regatta.config.schema import EntrySection
+from regatta.core.errors import ConfigError, RunError
+from regatta.core.registry import MODELS, unknown_name
+from regatta.core.seeds import derive_seed
+from regatta.models.hub import PROCESSOR_FILE, checkpoint_folder, read_normalisation
+
+Size = Literal["tiny", "small", "base"]
+Colours = tuple[float, float, float]
+State = dict[str, torch.Tensor]
+IMAGENET_MEAN: Colours = (0.485, 0.456, 0.406)
+IMAGENET_STD: Colours = (0.229, 0.224, 0.225)
+POSITION_NAMES = ("position_embeddings", "time_embeddings", "cls_token")
+
+
+@dataclass(frozen=True)
+class CheckpointLayout:
+    """How files of this model on disk differ from the module that we hold in memory."""
+
+    prefix: str = ""
+    """Stands before every key of the module's state dict, and in no file."""
+    load_names: tuple[tuple[str, str], ...] = ()
+    """(part of a published key, part of the module's key), replaced in this order while loading."""
+    save_names: tuple[tuple[str, str], ...] = ()
+    """(part of the module's key, part of the written key), replaced in this order while saving."""
+    without_effect: tuple[str, ...] = ()
+    """Endings of published keys that cannot change any output; the module has no place for them."""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """What the checkpoint's config.json must agree with: shapes alone do not betray all of it."""
+    fit_positions: Callable[[State, dict[str, Any]], dict[str, str]] | None = None
+    """Resizes position embeddings in the state (module keys) given the checkpoint's config.json;
+    returns key -> what was done."""
+    processor: dict[str, Any] = field(default_factory=dict)
+    """Extra keys of preprocessor_config.json."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model as the rest of Regatta sees it.
+
+    `build(num_classes)` gives a module on the CPU with random weights whose
+    `forward(video [B, T, 3, H, W] float)` returns logits [B, K].
+    """
+
+    name: str
+    frames: int
+    image_size: int
+    mean: Colours
+    std: Colours
+    resize: Literal["crop", "squash"]
+    default_checkpoint: str | None
+    build: Callable[[int], nn.Module]
+    head_prefixes: tuple[str, ...]
+    """Prefixes, in the module's state dict, of the layers that are new for new classes."""
+    config: dict[str, Any]
+    """JSON: name, size and every option; enough to build the same model again."""
+    layout: CheckpointLayout = CheckpointLayout()
+    pretrained: bool = False
+    """The backbone starts from a checkpoint."""
+
+
+def resolve_model(entry: EntrySection, num_classes: int, *, seed: int) -> ModelSpec:
+    """The spec of an entry, with its options checked and its weights' own normalisation.
+
+    `spec.build` draws the random weights from the stream (seed, "init"): the same for every call,
+    whatever else has used torch's generator, and leaves that generator as it was.
+
+    Raises:
+        ConfigError: unknown model or option, a wrong type, fewer than two classes, or no default
+            checkpoint for this size.
+        WeightsError, EnvironmentFault: the checkpoint's processor file cannot be had.
+    """
+    where = f"entries.{entry.name}"
+    if num_classes < 2:
+        raise ConfigError(f"a classifier needs at least 2 classes, not {num_classes}", where=where)
+    spec = make_spec(entry.model, entry.size, entry.options, where=where)
+    spec = replace(
+        spec, build=seeded_build(spec.build, seed), pretrained=entry.checkpoint != "none"
+    )
+    if entry.checkpoint == "none":
+        return spec
+    if entry.checkpoint == "default":
+        check_default_checkpoint(spec, where=where)
+        return spec
+    return _with_normalisation(spec, entry.checkpoint)
+
+
+def make_spec(model: str, size: str, options: dict[str, Any], *, where: object = None) -> ModelSpec:
+    """The spec that `model`'s registered function gives for a size and checked options."""
+    factory = MODELS.get(model, where=where)
+    checked = check_options(factory, options, kind=f"option of model {model}", where=where)
+    return factory(size=size, **checked)
+
+
+def check_options(
+    factory: Callable[..., Any], options: dict[str, Any], *, kind: str, where: object = None
+) -> dict[str, Any]:
+    """`options` validated against the keyword arguments of `factory`, all but `size`."""
+    known = [name for name in inspect.signature(factory).parameters if name != "size"]
+    hints = get_type_hints(factory)
+    checked = {}
+    place = f"{where}.options" if where else "options"
+    for name, value in options.items():
+        if name not in known:
+            raise unknown_name(kind, name, known, where=place)
+        try:
+            # Strict, because 16.0, "16" or true for a frame count is a slip of the pen.
+            checked[name] = TypeAdapter(hints[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise ConfigError(
+                f"{kind} '{name}' cannot be {value!r}: {error.errors()[0]['msg']}",
+                where=f"{place}.{name}",
+            ) from error
+    return checked
+
+
+def check_default_checkpoint(spec: ModelSpec, *, where: object = None) -> str:
+    """The published checkpoint of this model; ConfigError when the size has none."""
+    size = spec.config["size"]
+    if spec.default_checkpoint is None or size != "base":
+        subject = f"{spec.name} has no published checkpoint"
+        raise ConfigError(
+            subject if spec.default_checkpoint is None else f"{subject} for size '{size}'",
+            where=where,
+            hint="set `checkpoint: none` for random weights, or give a folder or hub id that fits",
+        )
+    return spec.default_checkpoint
+
+
+def seeded_build(build: Callable[[int], nn.Module], seed: int) -> Callable[[int], nn.Module]:
+    """`build` with the random weights of `seed`, leaving torch's global generator as it was."""
+
+    def build_seeded(num_classes: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed: that would also reseed every GPU, which is not put back.
+            torch.default_generator.manual_seed(derive_seed(seed, "init"))
+            return build(num_classes)
+
+    return build_seeded
+
+
+def describe_config(name: str, size: str, **options: Any) -> dict[str, Any]:
+    """The `config` of a spec, in one shape for all models."""
+    return {"name": name, "size": size, "options": options}
+
+
+def check_divides(part: str, part_size: int, whole: str, whole_size: int) -> None:
+    """ConfigError unless `whole_size` is a positive multiple of `part_size`."""
+    if part_size < 1 or whole_size < part_size or whole_size % part_size:
+        raise ConfigError(
+            f"{whole} must be a multiple of {part} {part_size}, not {whole_size}",
+            hint=f"choose {max(1, round(whole_size / max(1, part_size))) * max(1, part_size)}",
+        )
+
+
+def check_dropout(dropout: float) -> None:
+    """ConfigError unless `dropout` is a share below 1."""
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"dropout must be at least 0 and below 1, not {dropout}")
+
+
+def check_clip_shape(video_BTCHW: torch.Tensor, *, frames: int, image_size: int) -> None:
+    """RunError unless the clip is [B, frames, 3, image_size, image_size].
+
+    Without this a TimeSformer takes any frame count and size without a word.
+    """
+    expected = (frames, 3, image_size, image_size)
+    if video_BTCHW.dim() != 5 or tuple(video_BTCHW.shape[1:]) != expected:
+        raise RunError(
+            f"the model takes clips of {list(expected)}, not {list(video_BTCHW.shape[1:])}",
+            hint="set frames and image_size in the entry's options, and plan clips from its spec",
+        )
+
+
+def parameter_groups(
+    module: nn.Module, spec: ModelSpec, *, lr: float, head_lr_factor: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Trainable parameters as optimizer groups: each exactly once, empty groups left out.
+
+    Biases, norms and position embeddings (one axis, or named so) are not decayed. The head learns
+    at lr * head_lr_factor only when the backbone is pretrained; otherwise all parts are as new.
+    Each group has `name`, `params`, `lr` and `weight_decay`.
+    """
+    head_lr = lr * head_lr_factor if spec.pretrained else lr
+    groups: dict[str, dict[str, Any]] = {}
+    for key, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        key = clean_key(key)
+        part = "head" if key.startswith(spec.head_prefixes) else "backbone"
+        decays = parameter.ndim > 1 and key.rsplit(".", 1)[-1] not in POSITION_NAMES
+        name = part if decays else f"{part}_no_decay"
+        group = groups.setdefault(
+            name,
+            {
+                "name": name,
+                "params": [],
+                "lr": head_lr if part == "head" else lr,
+                "weight_decay": weight_decay if decays else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+    return [groups[name] for name in sorted(groups)]
+
+
+def clean_key(key: str) -> str:
+    """A state-dict key without what `torch.compile` and DistributedDataParallel put into it."""
+    return key.replace("_orig_mod.", "").removeprefix("module.")
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module inside `torch.compile` and DistributedDataParallel wrappers."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if inner is None and isinstance(module, nn.parallel.DistributedDataParallel):
+            inner = module.module
+        if inner is None:
+            return module
+        module = inner
+
+
+def enable_gradient_checkpointing(module: nn.Module) -> None:
+    """Recompute each block in the backward pass: less memory, more time, the same gradients.
+
+    Raises:
+        ConfigError: the model has no blocks that can be recomputed.
+    """
+    enable = getattr(unwrap(module), "enable_gradient_checkpointing", None)
+    if enable is None:
+        raise ConfigError(
+            f"{type(unwrap(module)).__name__} cannot recompute its blocks",
+            hint="set train.gradient_checkpointing: false",
+        )
+    enable()
+
+
+def count_parameters(module: nn.Module, *, trainable_only: bool = False) -> int:
+    """Numbers in all parameters; shared ones once, buffers not at all."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
+
+
+def count_flops(module: nn.Module, spec: ModelSpec) -> int:
+    """Floating point operations of the forward pass of one clip, two per multiply-add.
+
+    Counts what `torch.utils.flop_counter` knows: matrix products, convolutions and attention.
+    Norms, activations, softmax and sums are left out (about one percent of a transformer).
+    Runs on shapes alone, so it costs milliseconds at any size and no device memory.
+    """
+    inner = unwrap(module)
+    shapes = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in [*inner.named_parameters(), *inner.named_buffers()]
+    }
+    clip = torch.empty(1, spec.frames, 3, spec.image_size, spec.image_size, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        torch.func.functional_call(inner, shapes, (clip,))
+    return counter.get_total_flops()
+
+
+def _with_normalisation(spec: ModelSpec, checkpoint: str) -> ModelSpec:
+    found = read_normalisation(checkpoint_folder(checkpoint, (PROCESSOR_FILE,)))
+    if found is None:
+        return spec
+    mean, std = (cast("Colours", values) for values in found)
+    return replace(spec, mean=mean, std=std)

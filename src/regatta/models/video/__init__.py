@@ -1,0 +1,1 @@
+"""Video classifiers, one registered function per file."""

@@ -1,0 +1,44 @@
+"""Become another program that cannot outlive its parent. Run as a script.
+
+Usage: python bound_exec.py PARENT_PID COMMAND [ARGUMENT ...]
+PARENT_PID 0 means whoever the parent is now.
+
+A supervisor that is killed cannot clean up, so the kernel does it: PR_SET_PDEATHSIG survives exec
+and ends the worker with SIGKILL. It is not inherited by a worker's own children, hence torchrun
+gets this wrapper per rank too. Only Linux has it; elsewhere the command is started unbound.
+Standard library only: it runs before anything is set up.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+LOST_PARENT_EXIT = 143
+
+
+def bind_to_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when its parent thread ends; leave if it already has."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent_pid = parent_pid or os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # A parent that died before the call above would never trigger it.
+    if os.getppid() != parent_pid:
+        sys.exit(LOST_PARENT_EXIT)
+
+
+def main(arguments: list[str]) -> None:
+    parent_pid, command = int(arguments[0]), arguments[1:]
+    bind_to_parent(parent_pid)
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - the point of this file
+    except OSError as error:
+        sys.exit(f"cannot start {command[0]}: {error.strerror}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,116 @@
+"""Why a task ended as it did: cause, message, next step, and whether another try makes sense."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from regatta.orchestrate.local import Ended
+from regatta.records.status import Status
+
+RESUME = "run the same command again: it resumes from the last checkpoint"
+STOPPED_CODES = frozenset({130, 143, -signal.SIGINT, -signal.SIGTERM})
+"""A worker that is told to stop before it listens dies of the signal itself."""
+_NEVER_RETRIED = {2: "config", 3: "environment"}
+_RETRIED_CAUSES = frozenset({"crash", "stall", "killed"})
+"""Everything else was raised on purpose, and would be met again at the same place."""
+_TAIL_BYTES = 16_384
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_ERROR_LINE = re.compile(r"^(?:[\w.]*(?:Error|Exception|Fault|Interrupt|Exit)\b|error:)")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failed attempt. `alone`: the next try runs beside nothing else, and is the only one."""
+
+    cause: str
+    message: str
+    next_step: str
+    exit_code: int | None
+    retry: bool
+    alone: bool = False
+
+
+def diagnose(
+    ended: Ended,
+    *,
+    status: Status | None,
+    log: Path,
+    log_start: int,
+    stalled_seconds: float | None = None,
+) -> Failure:
+    """Explain an attempt that did not do its work.
+
+    Args:
+        status: what the worker last wrote of itself, None for a task without.
+        log_start: size of the log when the attempt began, so that no older error is blamed.
+        stalled_seconds: set when the supervisor killed it for its silence.
+    """
+    code = ended.exit_code
+    if stalled_seconds is not None:
+        message = f"no sign of life for {stalled_seconds:.0f} s; killed, stacks are in {log.name}"
+        step = f"see where it stood in {log}; a slow step needs a larger launch.stall_seconds"
+        return Failure("stall", message, step, code, retry=True)
+    told = status if status is not None and status.state == "failed" else None
+    if told and told.cause == "out_of_memory":
+        message = f"{told.message or 'out of memory'} ({ended.memory_text})"
+        return Failure(
+            "out_of_memory", message, told.next_step or _LESS_MEMORY, code, True, alone=True
+        )
+    if code < 0:
+        return _by_signal(ended, log, log_start)
+    if code == 0:
+        message = "the worker ended without finishing its work and without an error"
+        return Failure("crash", message, f"see {log}", code, retry=True)
+    cause = (told and told.cause) or _NEVER_RETRIED.get(code, "crash")
+    message = (told and told.message) or last_error_line(log, log_start) or f"exit code {code}"
+    step = (told and told.next_step) or f"see {log}, then run the same command again"
+    retry = cause in _RETRIED_CAUSES and code not in _NEVER_RETRIED
+    return Failure(cause, message, step, code, retry=retry)
+
+
+_LESS_MEMORY = "lower train.batch_size or launch.max_parallel, or set launch.memory_gib_per_run"
+
+
+def _by_signal(ended: Ended, log: Path, log_start: int) -> Failure:
+    number = -ended.exit_code
+    name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+    if number == signal.SIGKILL and ended.oom_kills > 0:
+        message = f"the host ran out of memory and killed it; {ended.memory_text}"
+        return Failure("out_of_memory", message, _LESS_MEMORY, ended.exit_code, True, alone=True)
+    if number == signal.SIGKILL and ended.memory_was_low:
+        message = f"by SIGKILL, possibly because host memory ran out: {ended.memory_text}"
+        return Failure("killed", message, _LESS_MEMORY, ended.exit_code, True, alone=True)
+    if number == signal.SIGKILL:
+        message = f"by SIGKILL from outside; {ended.memory_text}"
+        return Failure("killed", message, RESUME, ended.exit_code, retry=True)
+    line = last_error_line(log, log_start)
+    message = f"ended by {name}" + (f"; last words: {line}" if line else "")
+    step = f"see {log}"
+    if number == signal.SIGBUS:
+        step = "shared memory (/dev/shm) or the disk is probably full: free it, then run again"
+    return Failure("crash", message, step, ended.exit_code, retry=True)
+
+
+def last_error_line(log: Path, start: int = 0) -> str:
+    """The last line of a log that names an error, else its last words; "" when there are none.
+
+    Args:
+        start: offset in bytes that the attempt's own output begins at.
+    """
+    try:
+        with open(log, "rb") as handle:
+            size = handle.seek(0, 2)
+            # A log that was cut or replaced meanwhile is read from its tail.
+            begin = start if start <= size else 0
+            handle.seek(max(begin, size - _TAIL_BYTES))
+            text = handle.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    lines = [_ANSI.sub("", line).rstrip() for line in text.splitlines()]
+    lines = [line for line in lines if line.strip()]
+    named = [line for line in lines if _ERROR_LINE.match(line)]
+    chosen = named[-1] if named else (lines[-1] if lines else "")
+    return chosen.strip().removeprefix("error: ")[:500]

@@ -1,0 +1,125 @@
+"""After the last run: compare and report, each in a child, only when something has changed."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import regatta
+from regatta.config.expand import expand_study, protocol_id
+from regatta.config.schema import Study
+from regatta.core.errors import RecordError
+from regatta.core.files import read_json, write_json
+from regatta.core.signals import StopFlag
+from regatta.orchestrate.causes import last_error_line
+from regatta.orchestrate.local import start_bound
+from regatta.orchestrate.processes import signal_group
+from regatta.orchestrate.snapshot import status_of
+from regatta.records.run_folder import StudyFolder
+
+CLI_COMMAND = (sys.executable, "-m", "regatta")
+GRACE_SECONDS = 5.0
+_POLL_SECONDS = 0.1
+
+
+def report_page(folder: StudyFolder) -> Path:
+    return folder.report / "report.html"
+
+
+def finish_study(
+    folder: StudyFolder,
+    study: Study,
+    *,
+    stop: StopFlag,
+    echo: Callable[[str], None],
+    command: tuple[str, ...] = CLI_COMMAND,
+) -> int:
+    """Compare what is judged and write the report, unless both stand for exactly these predictions.
+
+    The statistics need libraries that a supervisor should not carry, hence the children.
+
+    Returns:
+        0, the exit code of the child that failed, or 130/143 when stopped.
+    """
+    inputs = _inputs(folder, study)
+    if not inputs["judged"]:
+        echo("nothing is judged, so there is nothing to compare")
+        return 0
+    if _stand_for(folder, inputs):
+        return 0
+    for verb in ("compare", "report"):
+        code = _run_verb(folder, verb, stop=stop, echo=echo, command=command)
+        if code:
+            return code
+    write_json(_inputs_file(folder), inputs)
+    return 0
+
+
+def _inputs(folder: StudyFolder, study: Study) -> dict[str, Any]:
+    """Everything that results and report are made from."""
+    protocol = protocol_id(study.protocol)
+    judged, unfinished = {}, {}
+    for spec in expand_study(study):
+        run = folder.run(spec.run_id)
+        if run.is_judged(protocol):
+            complete = run.predictions(protocol) / "complete.json"
+            judged[spec.run_id] = sha256(complete.read_bytes()).hexdigest()
+        else:
+            status = status_of(run)
+            unfinished[spec.run_id] = [status.state, status.cause, status.message]
+    return {
+        "version": regatta.__version__,
+        "protocol": protocol,
+        "title": study.title,
+        "compare": study.compare.model_dump(mode="json"),
+        "judged": judged,
+        "unfinished": unfinished,
+    }
+
+
+def _inputs_file(folder: StudyFolder) -> Path:
+    return folder.report / "inputs.json"
+
+
+def _stand_for(folder: StudyFolder, inputs: dict[str, Any]) -> bool:
+    if not report_page(folder).is_file() or not (folder.results / "comparison.json").is_file():
+        return False
+    try:
+        return read_json(_inputs_file(folder)) == inputs
+    except RecordError:
+        return False
+
+
+def _run_verb(
+    folder: StudyFolder,
+    verb: str,
+    *,
+    stop: StopFlag,
+    echo: Callable[[str], None],
+    command: tuple[str, ...],
+) -> int:
+    log = folder.path / f"{verb}.log"
+    log.unlink(missing_ok=True)
+    echo(f"{verb}: working")
+    child = start_bound([*command, verb, str(folder.path)], log=log, env={})
+    kill_at = float("inf")
+    while child.poll() is None:
+        if stop.requested and kill_at == float("inf"):
+            child.terminate()
+            kill_at = time.monotonic() + GRACE_SECONDS
+        if time.monotonic() >= kill_at:
+            signal_group(child.pid, signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
+    if stop.requested:
+        return stop.exit_code
+    if child.returncode:
+        echo(f"{verb}: failed: {last_error_line(log) or child.returncode}\n  next:  see {log}")
+        return child.returncode if child.returncode > 0 else 1
+    if verb == "compare":
+        echo(log.read_text(encoding="utf-8", errors="replace").rstrip())
+    return 0

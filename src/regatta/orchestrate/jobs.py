@@ -1,0 +1,54 @@
+"""A task on its way through the supervisor, and the signs that it is alive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from regatta.orchestrate.causes import Failure
+from regatta.orchestrate.local import Launcher
+from regatta.orchestrate.plan import Task
+from regatta.records.run_folder import StudyFolder
+from regatta.records.status import ProcessId
+
+JobState = Literal["waiting", "running", "succeeded", "failed", "skipped", "stopped"]
+
+
+@dataclass
+class Job:
+    """One task. `attempts` counts starts in this launch; times are monotonic seconds."""
+
+    task: Task
+    state: JobState = "waiting"
+    attempts: int = 0
+    alone: bool = False
+    process: ProcessId | None = None
+    log_start: int = 0
+    life: object = None
+    alive_at: float = 0.0
+    silent_since: float | None = None
+    memory_was_asked: bool = False
+    failure: Failure | None = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.state not in {"waiting", "running"}
+
+    def may_retry(self, failure: Failure, retries: int) -> bool:
+        """Whether the failed attempt is worth another; a try alone is the last one."""
+        if not failure.retry or self.alone or not retries:
+            return False
+        return failure.alone or self.attempts <= retries
+
+
+def signs_of_life(job: Job, folder: StudyFolder, launcher: Launcher) -> object:
+    """Anything that changes while the task works; compared, never read.
+
+    A task that keeps no status of its own (preparing, every shard but the first) must use the CPU.
+    """
+    files = [folder.run(run_id).status for run_id in job.task.run_ids]
+    work = 0
+    if not job.task.keeps_status:
+        files, work = [job.task.log], launcher.work_done(job.task.id)
+    stats = [path.stat() if path.is_file() else None for path in files]
+    return work, [(s.st_ino, s.st_mtime_ns, s.st_size) if s else None for s in stats]

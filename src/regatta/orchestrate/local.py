@@ -1,0 +1,363 @@
+"""The launcher of this machine: one bound process per task, where devices and memory are free."""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from regatta.config.schema import LaunchSection
+from regatta.core.errors import EnvironmentFault
+from regatta.core.files import disk_error
+from regatta.orchestrate.devices import (
+    DevicePool,
+    Machine,
+    Memory,
+    Placement,
+    host_memory,
+    make_pool,
+)
+from regatta.orchestrate.plan import Task
+from regatta.orchestrate.processes import (
+    cpu_ticks,
+    descendants,
+    handles_signal,
+    resident_gib,
+    signal_group,
+    signal_process,
+)
+from regatta.records.status import ProcessId, process_identity
+
+STAGGER_SECONDS = 2.0
+"""Next start after this long, or once the last worker reports: starts together freeze hosts."""
+MEASURE_SECONDS = 2.0
+LOW_MEMORY_SHARE = 0.1
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+_BOUND_EXEC = Path(__file__).with_name("bound_exec.py")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a task's process ended. `exit_code` is negative for a signal, as in subprocess.
+
+    `oom_kills` counts the kernel's out-of-memory kills on this machine during its life;
+    `memory_text` states the sizes, for messages.
+    """
+
+    task_id: str
+    exit_code: int
+    peak_gib: float
+    oom_kills: int
+    memory_was_low: bool
+    memory_text: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a task cannot start now."""
+
+    reason: str
+    is_memory: bool = False
+
+
+class Launcher(Protocol):
+    """Starts tasks and observes them. Knows nothing of studies, statuses or retries."""
+
+    def describe(self) -> str: ...
+    def threads_for(self, task: Task) -> int: ...
+    def judge_shards(self, devices: float) -> int: ...
+    def refusal(self, task: Task, *, alone: bool) -> Refusal | None: ...
+    def start(self, task: Task, *, threads: int) -> ProcessId: ...
+    def reported(self, task_id: str) -> None: ...
+    def wait(self, seconds: float) -> list[Ended]: ...
+    def terminate(self, task_id: str) -> None: ...
+    def kill(self, task_id: str) -> None: ...
+    def dump_stacks(self, task_id: str) -> bool: ...
+    def work_done(self, task_id: str) -> int: ...
+    def close(self) -> None: ...
+
+
+@dataclass
+class _Running:
+    task: Task
+    process: subprocess.Popen[bytes]
+    identity: ProcessId
+    placement: Placement
+    oom_kills_before: int
+    peak_gib: float = 0.0
+    resident_gib: float = 0.0
+    lowest_free: Memory | None = None
+    pidfd: int = -1
+
+
+class LocalLauncher:
+    """Runs tasks on this machine, from one thread: children are bound to that thread."""
+
+    def __init__(self, machine: Machine, launch: LaunchSection, *, runs: int) -> None:
+        self._cores = machine.cores
+        self._pool: DevicePool = make_pool(machine, launch, runs=runs)
+        self._fixed_threads = launch.threads_per_run
+        self._runs = max(1, runs)
+        self._running: dict[str, _Running] = {}
+        self._peaks: dict[str, float] = {}
+        self._next_start = 0.0
+        self._last_started = ""
+        self._measured_at = 0.0
+        self._selector = selectors.DefaultSelector()
+
+    def describe(self) -> str:
+        """One line for the user: where tasks run."""
+        where = "GPU " + ", ".join(map(str, self._pool.gpus)) if self._pool.gpus else "CPU"
+        return f"{where}, at most {self._pool.places} at once"
+
+    def threads_for(self, task: Task) -> int:
+        """CPU threads of a task: its share of the cores when all places are taken, nothing else."""
+        if self._fixed_threads:
+            return self._fixed_threads
+        beside = self._pool.at_once(task.resources.devices)
+        if task.kind == "train":
+            beside = min(beside, self._runs)
+        return max(1, self._cores // (beside * max(1, round(task.resources.devices))))
+
+    def judge_shards(self, devices: float) -> int:
+        return self._pool.at_once(devices)
+
+    def refusal(self, task: Task, *, alone: bool) -> Refusal | None:
+        """Why the task cannot start now, or None when it can."""
+        if self._running and alone:
+            return Refusal("it runs alone")
+        if time.monotonic() < self._next_start:
+            return Refusal("starts are staggered")
+        placement = self._pool.take(task.resources.devices)
+        if placement is None:
+            return Refusal("all devices are taken")
+        self._pool.give_back(placement, task.resources.devices)
+        if not self._running:
+            return None
+        needed, free = self._expected_gib(task), self._unclaimed_gib()
+        if needed > free:
+            text = f"needs {needed:.1f} GiB of memory, {max(0.0, free):.1f} GiB are free"
+            return Refusal(text, is_memory=True)
+        return None
+
+    def _expected_gib(self, task: Task) -> float:
+        if task.resources.memory_is_fixed:
+            return task.resources.memory_gib
+        return self._peaks.get(task.resources.memory_key, task.resources.memory_gib)
+
+    def _unclaimed_gib(self) -> float:
+        """Memory that is neither in use nor about to be taken by tasks that have just begun."""
+        self._measure()
+        claimed = sum(
+            max(0.0, self._expected_gib(r.task) - r.resident_gib) for r in self._running.values()
+        )
+        return host_memory().available_gib - claimed
+
+    def start(self, task: Task, *, threads: int) -> ProcessId:
+        """Start the task's process in a session of its own; output goes to its log.
+
+        Raises:
+            DiskError: the log cannot be written. EnvironmentFault: no process can be started.
+        """
+        placement = self._pool.take(task.resources.devices)
+        if placement is None:
+            raise EnvironmentFault(f"no device is free for {task.title}")
+        try:
+            process = start_bound(
+                _group_command(task, placement, threads),
+                log=task.log,
+                env={**task_environment(placement, threads), **task.env},
+            )
+        except BaseException:
+            self._pool.give_back(placement, task.resources.devices)
+            raise
+        identity = process_identity(process.pid)
+        running = _Running(task, process, identity, placement, kernel_oom_kills())
+        self._running[task.id] = running
+        self._watch(running)
+        self._next_start, self._last_started = time.monotonic() + STAGGER_SECONDS, task.id
+        return identity
+
+    def _watch(self, running: _Running) -> None:
+        if not hasattr(os, "pidfd_open"):
+            return
+        running.pidfd = os.pidfd_open(running.process.pid)
+        self._selector.register(running.pidfd, selectors.EVENT_READ)
+
+    def reported(self, task_id: str) -> None:
+        """The task has shown its first sign of life: the next one may start."""
+        if task_id == self._last_started:
+            self._next_start = 0.0
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """Wait until a task ends or the time is over; all that have ended."""
+        if self._selector.get_map():
+            self._selector.select(seconds)
+        else:
+            time.sleep(min(seconds, 0.1) if self._running else seconds)
+        if time.monotonic() - self._measured_at >= MEASURE_SECONDS:
+            self._measure()
+        gone = [
+            task_id for task_id, running in self._running.items() if _has_ended(running.process)
+        ]
+        return [self._collect(task_id) for task_id in gone]
+
+    def _collect(self, task_id: str) -> Ended:
+        running = self._running.pop(task_id)
+        if running.process.returncode is None:
+            # While the leader is a zombie its group number cannot be given to a stranger.
+            signal_group(running.process.pid, signal.SIGKILL)
+        exit_code = running.process.wait()
+        if running.pidfd >= 0:
+            self._selector.unregister(running.pidfd)
+            os.close(running.pidfd)
+        self._pool.give_back(running.placement, running.task.resources.devices)
+        self.reported(task_id)
+        if exit_code == 0 and running.peak_gib:
+            key = running.task.resources.memory_key
+            self._peaks[key] = max(self._peaks.get(key, 0.0), running.peak_gib)
+        low = running.lowest_free
+        return Ended(
+            task_id,
+            exit_code,
+            round(running.peak_gib, 3),
+            kernel_oom_kills() - running.oom_kills_before,
+            low is not None and low.available_gib < LOW_MEMORY_SHARE * low.total_gib,
+            f"it held {running.peak_gib:.1f} GiB when last measured"
+            + (
+                f", {low.available_gib:.1f} of {low.total_gib:.1f} GiB were free at the lowest"
+                if low
+                else ""
+            ),
+        )
+
+    def _measure(self) -> None:
+        """Note what each task holds now, all its processes together."""
+        self._measured_at = time.monotonic()
+        free = host_memory()
+        below = descendants([r.process.pid for r in self._running.values()])
+        for running in self._running.values():
+            pid = running.process.pid
+            running.resident_gib = resident_gib([pid, *(p.pid for p in below[pid])])
+            running.peak_gib = max(running.peak_gib, running.resident_gib)
+            if (
+                running.lowest_free is None
+                or free.available_gib < running.lowest_free.available_gib
+            ):
+                running.lowest_free = free
+
+    def terminate(self, task_id: str) -> None:
+        """Ask the task to save and leave."""
+        running = self._running.get(task_id)
+        if running and not _has_ended(running.process):
+            # The leader alone: torchrun passes TERM on, a worker looks after its own helpers.
+            os.kill(running.process.pid, signal.SIGTERM)
+
+    def kill(self, task_id: str) -> None:
+        """End the task's whole tree now; `wait` reports it."""
+        if task_id not in self._running:
+            return
+        process = self._running[task_id].process
+        below = descendants([process.pid])[process.pid]
+        signal_group(process.pid, signal.SIGKILL)
+        for descendant in below:
+            signal_process(descendant, signal.SIGKILL)
+
+    def dump_stacks(self, task_id: str) -> bool:
+        """Have every process of the task that can write its stacks do so; False when none can."""
+        pid = self._running[task_id].process.pid
+        tree = [self._running[task_id].identity, *descendants([pid])[pid]]
+        # SIGUSR1 ends a process that has not asked for it, torchrun for one.
+        able = [process for process in tree if handles_signal(process.pid, signal.SIGUSR1)]
+        return bool([p for p in able if signal_process(p, signal.SIGUSR1)])
+
+    def work_done(self, task_id: str) -> int:
+        """CPU time of the task's processes in ticks: grows while it works on anything."""
+        pid = self._running[task_id].process.pid
+        return cpu_ticks([pid, *(p.pid for p in descendants([pid])[pid])])
+
+    def close(self) -> None:
+        """Kill and reap whatever is left; safe to call twice."""
+        for task_id in list(self._running):
+            self.kill(task_id)
+        for task_id in list(self._running):
+            self._collect(task_id)
+        self._selector.close()
+
+
+def start_bound(argv: list[str], *, log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start `argv` in its own session, killed when this process dies; its output goes to `log`."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "ab") as output:
+            return subprocess.Popen(
+                bound_command(os.getpid(), argv),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **env},
+                start_new_session=True,
+            )
+    except OSError as error:
+        if error.errno in {errno.EAGAIN, errno.ENOMEM}:
+            raise EnvironmentFault(
+                f"no process can be started: {error.strerror}",
+                where=argv[0],
+                hint="raise the limit on processes (ulimit -u), or lower launch.max_parallel",
+            ) from error
+        raise disk_error(error, log) from error
+
+
+def bound_command(parent_pid: int, argv: list[str]) -> list[str]:
+    """`argv` behind the wrapper that binds it to its parent; 0 = whoever starts it."""
+    # Isolated and without site-packages: up in milliseconds, and runs nobody's start-up code.
+    return [sys.executable, "-I", "-S", str(_BOUND_EXEC), str(parent_pid), *argv]
+
+
+def _group_command(task: Task, placement: Placement, threads: int) -> list[str]:
+    """The worker itself, or torchrun over as many of it as the task has devices."""
+    argv = task.argv(device=placement.device, threads=threads)
+    if task.resources.devices <= 1:
+        return argv
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+    return [*torchrun, f"--nproc_per_node={round(task.resources.devices)}", *bound_command(0, argv)]
+
+
+def task_environment(placement: Placement, threads: int) -> dict[str, str]:
+    """Variables that place a worker: its threads and the only GPUs that it may see."""
+    return {
+        **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
+        "CUDA_VISIBLE_DEVICES": ",".join(map(str, placement.gpu_ids)),
+        # nvidia-smi counts by bus; CUDA would count the fastest first.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def kernel_oom_kills() -> int:
+    """Processes that the kernel has killed for want of memory since boot; 0 where it is mute."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the process has ended, without reaping it."""
+    if not hasattr(os, "waitid"):
+        return process.poll() is not None
+    options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    return os.waitid(os.P_PID, process.pid, options) is not None

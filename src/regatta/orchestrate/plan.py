@@ -1,0 +1,265 @@
+"""What is missing of a study, as a graph of tasks. A task says what to start, the launcher where.
+
+prepare -> train (one process per run) -> judge (all trained runs together, sharded). Comparing and
+reporting follow when the graph is done. Nothing missing = an empty plan.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from regatta.config.expand import RunSpec, expand_study, protocol_id
+from regatta.config.schema import Study
+from regatta.core.errors import ConfigError, RecordError
+from regatta.core.files import read_json
+from regatta.records.metrics_stream import read_metrics
+from regatta.records.run_folder import RunFolder, StudyFolder
+
+WORKER_COMMAND = (sys.executable, "-m", "regatta.worker")
+_MODEL_GIB = {"tiny": 0.5, "small": 1.5, "base": 3.0}
+"""Host memory of a worker beside its frame cache, until a run of its entry has been measured."""
+
+TaskKind = Literal["prepare", "train", "judge"]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a task needs: GPUs (or CPU processes), and host memory in GiB.
+
+    What is measured of one task holds for others with its `memory_key`, unless the user fixed it.
+    """
+
+    devices: float = 1
+    memory_gib: float = 1.0
+    memory_key: str = ""
+    memory_is_fixed: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """One process (or one torchrun group) that works on some runs.
+
+    `needs` must have succeeded and `after` must have ended, well or not, before it starts.
+    """
+
+    id: str
+    kind: TaskKind
+    command: tuple[str, ...]
+    log: Path
+    run_ids: tuple[str, ...] = ()
+    shard: str = ""
+    needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    resources: Resources = Resources()
+    env: dict[str, str] = field(default_factory=dict)
+
+    def argv(self, *, device: str, threads: int) -> list[str]:
+        """The worker's full command line for a place."""
+        if self.kind == "prepare":
+            return list(self.command)
+        place = ["--device", device, "--threads", str(threads)]
+        if self.kind == "train":
+            return [*self.command, "--run", self.run_ids[0], *place]
+        return [*self.command, "--runs", ",".join(self.run_ids), "--shard", self.shard, *place]
+
+    def for_runs(self, run_ids: Collection[str]) -> Task:
+        """The same task without the runs that are not in `run_ids`."""
+        return replace(self, run_ids=tuple(r for r in self.run_ids if r in run_ids))
+
+    @property
+    def keeps_status(self) -> bool:
+        """Whether its process writes its runs' status; of several shards the first does."""
+        return bool(self.run_ids) and (not self.shard or self.shard.startswith("1/"))
+
+    @property
+    def title(self) -> str:
+        """How messages call it."""
+        if self.kind == "prepare":
+            return "data"
+        if len(self.run_ids) == 1:
+            return self.run_ids[0]
+        return f"judging {self.shard} of {len(self.run_ids)} runs"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tasks in the order they should start, as far as their needs allow."""
+
+    tasks: tuple[Task, ...]
+
+    def of_kind(self, kind: TaskKind) -> tuple[Task, ...]:
+        return tuple(task for task in self.tasks if task.kind == kind)
+
+    @property
+    def runs_to_judge(self) -> int:
+        return len({run for task in self.of_kind("judge") for run in task.run_ids})
+
+
+def plan_study(
+    folder: StudyFolder,
+    study: Study,
+    *,
+    judge_shards: int = 1,
+    worker_command: tuple[str, ...] = WORKER_COMMAND,
+    judge_separately: bool = False,
+    skip: Collection[str] = frozenset(),
+) -> Plan:
+    """The tasks that are still to do, read from what is on disk.
+
+    Args:
+        judge_shards: most processes that judge side by side.
+        judge_separately: one judge task per run, so that one that cannot be judged harms no other.
+        skip: run ids that are given up.
+    Raises:
+        ConfigError: launch and train sections contradict each other.
+    """
+    runs = [(spec, folder.run(spec.run_id)) for spec in expand_study(study)]
+    prepare = [] if is_prepared(folder, study) else [_prepare_task(folder, worker_command)]
+    needs = tuple(task.id for task in prepare)
+    untrained = [pair for pair in runs if not pair[1].is_trained() and pair[0].run_id not in skip]
+    train = [
+        _train_task(folder, study, spec, run, needs, worker_command)
+        for spec, run in _costly_first(untrained, runs)
+    ]
+    protocol = protocol_id(study.protocol)
+    unjudged = [s for s, run in runs if not run.is_judged(protocol) and s.run_id not in skip]
+    after = tuple(task.id for task in train)
+    if judge_separately:
+        judge = [
+            _judge_task(folder, study, [s], "1/1", needs, after, worker_command) for s in unjudged
+        ]
+    else:
+        count = max(1, min(judge_shards, _parts_to_judge(folder, study)))
+        judge = [
+            _judge_task(folder, study, unjudged, f"{number}/{count}", needs, after, worker_command)
+            for number in range(1, count + 1)
+            if unjudged
+        ]
+    return Plan((*prepare, *train, *judge))
+
+
+def is_prepared(folder: StudyFolder, study: Study) -> bool:
+    """Whether the manifest was made with the study's data settings and for all its entries."""
+    if not folder.manifest.is_file() or not folder.data_json.is_file():
+        return False
+    facts = read_json(folder.data_json)
+    if not isinstance(facts, dict):
+        raise RecordError(
+            "this is not a record of the data", where=folder.data_json, hint="delete it"
+        )
+    counted = facts.get("short_clips")
+    # Which clips are too short depends on the longest clip that any entry takes.
+    knows_entries = counted is None or {entry.name for entry in study.entries} <= set(counted)
+    return knows_entries and facts.get("settings") == study.data.model_dump(mode="json")
+
+
+def _prepare_task(folder: StudyFolder, worker_command: tuple[str, ...]) -> Task:
+    command = (*worker_command, "prepare", "--study", str(folder.path))
+    return Task("prepare", "prepare", command, folder.prepare_log)
+
+
+def _train_task(
+    folder: StudyFolder,
+    study: Study,
+    spec: RunSpec,
+    run: RunFolder,
+    needs: tuple[str, ...],
+    worker_command: tuple[str, ...],
+) -> Task:
+    if study.launch.devices > 1 and spec.train.parallel != "ddp":
+        raise ConfigError(
+            f"launch.devices is {study.launch.devices:g}, but {spec.entry.name} is one process",
+            hint="set train.parallel=ddp, or launch.devices=1",
+        )
+    return Task(
+        f"train:{spec.run_id}",
+        "train",
+        (*worker_command, "train", "--study", str(folder.path)),
+        run.log,
+        (spec.run_id,),
+        needs=needs,
+        resources=_resources(folder, study, [spec], devices=study.launch.devices),
+    )
+
+
+def _judge_task(
+    folder: StudyFolder,
+    study: Study,
+    specs: list[RunSpec],
+    shard: str,
+    needs: tuple[str, ...],
+    after: tuple[str, ...],
+    worker_command: tuple[str, ...],
+) -> Task:
+    run_ids = tuple(spec.run_id for spec in specs)
+    alone = len(run_ids) == 1
+    return Task(
+        f"judge:{run_ids[0]}:{shard}" if alone else f"judge:{shard}",
+        "judge",
+        (*worker_command, "judge", "--study", str(folder.path)),
+        folder.run(run_ids[0]).log
+        if alone
+        else folder.path / f"judge-{shard.partition('/')[0]}.log",
+        run_ids,
+        shard,
+        needs=needs,
+        after=after,
+        resources=_resources(folder, study, specs, devices=min(1, study.launch.devices)),
+    )
+
+
+def _resources(
+    folder: StudyFolder, study: Study, specs: list[RunSpec], *, devices: float
+) -> Resources:
+    key = "+".join(sorted({spec.entry.name for spec in specs}))
+    if study.launch.memory_gib_per_run is not None:
+        return Resources(devices, study.launch.memory_gib_per_run, key, memory_is_fixed=True)
+    return Resources(devices, max(_expected_gib(folder, study, spec) for spec in specs), key)
+
+
+def _expected_gib(folder: StudyFolder, study: Study, spec: RunSpec) -> float:
+    """Largest measured peak of any run of the entry, else a guess from its size and frame cache."""
+    siblings = [folder.run(s.run_id) for s in expand_study(study) if s.entry == spec.entry]
+    peaks = [run.info().get("peak_memory_gib") for run in siblings if run.run_json.is_file()]
+    guess = _MODEL_GIB[spec.entry.size] + spec.train.frame_cache_gib
+    return max((peak for peak in peaks if peak), default=guess)
+
+
+def _parts_to_judge(folder: StudyFolder, study: Study) -> int:
+    """Upper limit on the prediction parts, so that no process starts with nothing to do."""
+    samples = study.protocol.sample_size
+    if folder.data_json.is_file():
+        counts = read_json(folder.data_json).get("counts", {}).get(study.protocol.split)
+        if counts:
+            samples = min(samples or sys.maxsize, sum(counts.values()))
+    return sys.maxsize if samples is None else -(-samples // study.protocol.part_samples)
+
+
+def _costly_first(
+    untrained: list[tuple[RunSpec, RunFolder]], runs: list[tuple[RunSpec, RunFolder]]
+) -> list[tuple[RunSpec, RunFolder]]:
+    """Longest expected training first; entries that were never timed come before, in study order.
+
+    All runs of a study see the same samples, so epochs / (samples per second) orders them.
+    """
+    if len(untrained) < 2:
+        return untrained
+    speeds: dict[str, list[float]] = {}
+    for spec, run in runs:
+        speeds.setdefault(spec.entry.name, []).extend(_training_speeds(run))
+
+    def expected(pair: tuple[RunSpec, RunFolder]) -> float:
+        known = speeds[pair[0].entry.name]
+        return pair[0].train.epochs / median(known) if known else float("inf")
+
+    return sorted(untrained, key=expected, reverse=True)
+
+
+def _training_speeds(run: RunFolder) -> list[float]:
+    records = [r for r in read_metrics(run.metrics) if r.get("split", "train") == "train"]
+    return [speed for record in records if (speed := record.get("samples_per_second"))]

@@ -1,0 +1,201 @@
+"""Show a study's progress: a live table on a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from regatta.orchestrate.snapshot import RunView, StudyView
+from regatta.records.status import LIVE, Status
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PROGRESS_SECONDS = 5.0
+"""A run's plain progress line is repeated at most this often."""
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_COLOURS = {
+    "done": "green",
+    "failed": "red",
+    "lost": "red",
+    "running": "cyan",
+    "starting": "cyan",
+    "stopping": "yellow",
+    "interrupted": "yellow",
+}
+
+
+class Display(Protocol):
+    """Where progress goes."""
+
+    def show(self, view: StudyView) -> None: ...
+    def message(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+def open_display(stream: TextIO | None = None) -> Display:
+    """A live table when `stream` (standard output) is a terminal, else plain lines."""
+    shown_on: TextIO = sys.stdout if stream is None else stream
+    return LiveDisplay(shown_on) if shown_on.isatty() else PlainDisplay(shown_on)
+
+
+class PlainDisplay:
+    """One line per change, with the run id; a reader that went away is no reason to stop."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._has_reader = True
+        self._said: dict[str, tuple[str, str]] = {}
+        self._said_at: dict[str, float] = {}
+
+    def show(self, view: StudyView) -> None:
+        now = time.monotonic()
+        for run in view.runs:
+            status, run_id = run.status, run.run_id
+            is_news = self._said.get(run_id) != (status.state, status.phase)
+            is_due = now - self._said_at.get(run_id, now) >= PROGRESS_SECONDS
+            if is_news or (is_due and status.state == "running"):
+                self._said[run_id], self._said_at[run_id] = (status.state, status.phase), now
+                self.message(f"{run_id}: {describe(status)}")
+
+    def message(self, text: str) -> None:
+        if not self._has_reader:
+            return
+        try:
+            print(text, file=self._stream, flush=True)
+        except BrokenPipeError:
+            # `regatta run ... | head` must not end hours of training with the pipe.
+            self._has_reader = False
+
+    def close(self) -> None:
+        return
+
+
+class LiveDisplay:
+    """A table that is redrawn in place; messages scroll by above it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(file=stream)
+        # Drawn only when told: a drawing thread would fork half-held locks into workers.
+        self._live = Live(console=self._console, auto_refresh=False)
+        self._live.start()
+
+    def show(self, view: StudyView) -> None:
+        self._live.update(_table(view, rows=self._console.height - 6), refresh=True)
+
+    def message(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def _table(view: StudyView, *, rows: int) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(caption=summary(view), caption_justify="left", expand=False)
+    for name in ("run", "state", "phase", "progress", "samples/s", "left", "best", "validation"):
+        table.add_column(name, no_wrap=True)
+    for run in _most_telling(view.runs, rows):
+        status = run.status
+        table.add_row(
+            Text(run.run_id),
+            Text(status.state, style=_COLOURS.get(status.state, "")),
+            Text(status.phase),
+            Text(f"{bar(status)} {position(status)}".strip()),
+            Text(f"{status.samples_per_second:.1f}" if status.samples_per_second else ""),
+            Text(duration(status.seconds_left)),
+            Text(percent(status.metric)),
+            Text(sparkline(run.curve)),
+        )
+    return table
+
+
+def _most_telling(runs: Sequence[RunView], rows: int) -> list[RunView]:
+    """As many runs as fit, in study order; those that work or failed come before others."""
+    if len(runs) <= rows:
+        return list(runs)
+
+    def rank(run: RunView) -> int:
+        state = run.status.state
+        return 0 if state in LIVE else 1 if state in {"failed", "lost", "interrupted"} else 2
+
+    chosen = sorted(runs, key=rank)[: max(1, rows)]
+    return [run for run in runs if run in chosen]
+
+
+def summary(view: StudyView) -> str:
+    """One line: how many runs are in which state, and who supervises them."""
+    if view.problem:
+        return f"{view.name}: cannot be read: {view.problem}"
+    states = ", ".join(f"{count} {state}" for state, count in view.counts.items())
+    if view.supervisor and view.supervised is not False:
+        who = view.supervisor
+        return f"{view.name}: {states}; run by process {who.pid} on {who.host}"
+    return f"{view.name}: {states}; nothing is running"
+
+
+def describe(status: Status) -> str:
+    """A status in one line of words."""
+    parts = [status.state]
+    if status.state != "done" and status.phase and status.phase != status.state:
+        parts[0] += f" {status.phase}"
+    if status.state in LIVE:
+        parts.append(position(status))
+        parts.append(
+            f"{status.samples_per_second:.1f} samples/s" if status.samples_per_second else ""
+        )
+        left = duration(status.seconds_left)
+        parts.append(f"{left} left" if left else "")
+    parts.append(f"best {percent(status.metric)}" if status.metric is not None else "")
+    if status.cause and status.state != "done":
+        parts.append(f"{status.cause}: {status.message}" if status.message else status.cause)
+    return ", ".join(part for part in parts if part)
+
+
+def position(status: Status) -> str:
+    """Where in its work a run is."""
+    parts = [f"epoch {status.epoch}/{status.epochs}"] if status.epochs else []
+    parts += [f"step {status.step}/{status.total_steps}"] if status.total_steps else []
+    return " ".join(parts)
+
+
+def bar(status: Status, *, width: int = 12) -> str:
+    """Share of the phase's steps that are done; empty when their number is unknown."""
+    if not status.total_steps or status.state == "done":
+        return ""
+    full = round(width * min(1.0, max(0.0, status.step / status.total_steps)))
+    return "━" * full + "╌" * (width - full)
+
+
+def sparkline(values: Sequence[float], *, width: int = 12) -> str:
+    """The last `width` values as blocks between their own lowest and highest."""
+    shown = list(values)[-width:]
+    if not shown:
+        return ""
+    low, high = min(shown), max(shown)
+    top = len(_BLOCKS) - 1
+    if high == low:
+        return _BLOCKS[top // 2] * len(shown)
+    return "".join(_BLOCKS[round((value - low) / (high - low) * top)] for value in shown)
+
+
+def percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in words that fit a table cell."""
+    if seconds is None:
+        return ""
+    whole = max(0, round(seconds))
+    if whole < 90:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

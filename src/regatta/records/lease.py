@@ -1,0 +1,68 @@
+"""One launcher per study: a lease file with host, process and boot, reclaimed only when provably dead."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from regatta.core.errors import LeaseHeldError
+from regatta.core.files import disk_error
+from regatta.records.status import ProcessId, this_process
+
+
+def holder(path: Path) -> ProcessId | None:
+    """Who holds the lease, or None when it is free or its file is torn."""
+    try:
+        return ProcessId(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@contextmanager
+def study_lease(path: Path) -> Iterator[None]:
+    """Hold the lease at `path` for the length of the block.
+
+    Raises:
+        LeaseHeldError: a live process, or one on another host, holds it.
+    """
+    _acquire(path)
+    try:
+        yield
+    finally:
+        if holder(path) == this_process():
+            path.unlink(missing_ok=True)
+
+
+def _acquire(path: Path) -> None:
+    mine = json.dumps(asdict(this_process()))
+    own_file = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        own_file.write_text(mine, encoding="utf-8")
+        for _ in range(2):
+            try:
+                # A link is created whole or not at all, so a reader never sees a half-written lease.
+                os.link(own_file, path)
+                return
+            except FileExistsError:
+                _refuse_unless_dead(path)
+        raise LeaseHeldError("another launch of this study started at the same moment", where=path)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
+        own_file.unlink(missing_ok=True)
+
+
+def _refuse_unless_dead(path: Path) -> None:
+    other = holder(path)
+    if other is not None and other.is_alive() is not False:
+        raise LeaseHeldError(
+            f"this study is being run by process {other.pid} on {other.host}",
+            where=path,
+            hint="watch it with: regatta watch; stop it with: regatta stop"
+            + ("" if other.is_alive() else "; if that host is gone, delete the lease file"),
+        )
+    path.unlink(missing_ok=True)

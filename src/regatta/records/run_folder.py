@@ -1,0 +1,183 @@
+"""Where everything of a study lies on disk. Paths only, plus the few facts that make a folder ours.
+
+runs/<study>/
+  study.yaml  manifest.parquet  data.json  lease.json  supervisor.log
+  runs/<run-id>/  run.json  status.json  metrics.jsonl  log.txt  training_results.json
+                  checkpoints/  model/  predictions/<protocol-id>/
+  results/  report/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regatta.config.expand import RunSpec, expand_study
+from regatta.config.load import dump_study, load_study
+from regatta.config.schema import Study
+from regatta.core.errors import RecordError
+from regatta.core.files import ensure_writable, read_json, write_json, write_text
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def run_json(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def status(self) -> Path:
+        return self.path / "status.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def training_results(self) -> Path:
+        """Written last by training: its presence means that `model/` is complete."""
+        return self.path / "training_results.json"
+
+    def predictions(self, protocol: str) -> Path:
+        return self.path / "predictions" / protocol
+
+    def is_trained(self) -> bool:
+        return self.training_results.is_file()
+
+    def is_judged(self, protocol: str) -> bool:
+        return (self.predictions(protocol) / "complete.json").is_file()
+
+    def info(self) -> dict[str, Any]:
+        return read_json(self.run_json)
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """One study's folder, `runs/<name>`."""
+
+    path: Path
+
+    @property
+    def study_yaml(self) -> Path:
+        return self.path / "study.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.parquet"
+
+    @property
+    def data_json(self) -> Path:
+        """What the scan found: counts per split and class, dropped files with reasons, manifest hash."""
+        return self.path / "data.json"
+
+    @property
+    def lease(self) -> Path:
+        return self.path / "lease.json"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.path / "supervisor.log"
+
+    @property
+    def prepare_log(self) -> Path:
+        return self.path / "prepare.log"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    def run(self, run_id: str) -> RunFolder:
+        return RunFolder(self.path / "runs" / run_id)
+
+    def study(self) -> Study:
+        """The resolved study that this folder belongs to; RecordError when it is no study folder."""
+        if not self.study_yaml.is_file():
+            raise RecordError(
+                "this is not a study folder: it has no study.yaml",
+                where=self.path,
+                hint="name a folder under runs/, or start one with: regatta run study.yaml",
+            )
+        return load_study(self.study_yaml)
+
+    def runs(self) -> list[tuple[RunSpec, RunFolder]]:
+        """Every run of the resolved study with its folder, started or not."""
+        return [(spec, self.run(spec.run_id)) for spec in expand_study(self.study())]
+
+
+def open_study(runs_root: Path, study: Study) -> StudyFolder:
+    """Create or reopen the folder of `study` and write the resolved study and each run's facts.
+
+    Raises:
+        RecordError: the folder holds another study.
+        DiskError: the folder cannot be written.
+    """
+    folder = StudyFolder(Path(runs_root) / study.name)
+    if folder.study_yaml.is_file():
+        other = folder.study().name
+        if other != study.name:
+            raise RecordError(
+                f"this folder holds the study '{other}', not '{study.name}'",
+                where=folder.path,
+                hint="choose another --runs folder or another name: in the study file",
+            )
+    elif folder.path.exists() and any(folder.path.iterdir()):
+        raise RecordError(
+            "this folder is not empty and is not a study of ours",
+            where=folder.path,
+            hint="choose another --runs folder or another name: in the study file",
+        )
+    ensure_writable(folder.path)
+    write_text(folder.study_yaml, dump_study(study))
+    for spec in expand_study(study):
+        _open_run(folder.run(spec.run_id), spec)
+    return folder
+
+
+def _open_run(run: RunFolder, spec: RunSpec) -> None:
+    if run.run_json.is_file():
+        found = run.info().get("content_hash")
+        if found != spec.content_hash:
+            raise RecordError(
+                "this run folder was made with other settings",
+                where=run.path,
+                hint=f"its hash is {found}, the study asks for {spec.content_hash}; move it away or rename the study",
+            )
+        return
+    write_json(
+        run.run_json,
+        {
+            "run_id": spec.run_id,
+            "entry": spec.entry.name,
+            "model": spec.entry.model,
+            "size": spec.entry.size,
+            "checkpoint": spec.entry.checkpoint,
+            "seed": spec.seed,
+            "content_hash": spec.content_hash,
+            "train": spec.train.model_dump(mode="json"),
+        },
+    )

@@ -1,0 +1,117 @@
+"""What a run says about itself, and what an observer may believe of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from regatta.core.errors import RecordError
+from regatta.core.files import read_json, write_json
+
+State = Literal[
+    "pending", "queued", "starting", "running", "stopping", "done", "failed", "interrupted", "lost"
+]
+LIVE: frozenset[str] = frozenset({"starting", "running", "stopping"})
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process that can be told from a later one with the same number."""
+
+    host: str
+    pid: int
+    started: str
+    """Start time in clock ticks since boot, from /proc; empty where there is no /proc."""
+    boot: str
+
+    def is_alive(self) -> bool | None:
+        """True or False on this machine; None when the process lives (or lived) on another host."""
+        if self.host != socket.gethostname():
+            return None
+        return self.boot == boot_id() and self.started == process_start(self.pid) != ""
+
+
+def this_process() -> ProcessId:
+    return process_identity(os.getpid())
+
+
+def process_identity(pid: int) -> ProcessId:
+    return ProcessId(socket.gethostname(), pid, process_start(pid), boot_id())
+
+
+def process_start(pid: int) -> str:
+    """Start ticks of a live process, or "" when there is none (a zombie counts as none)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return ""
+    after_name = text.rpartition(")")[2].split()
+    return "" if after_name[0] in "ZX" else after_name[19]
+
+
+def boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True)
+class Status:
+    """One run's state. Times are seconds; `heartbeat` is wall-clock epoch seconds."""
+
+    state: State = "pending"
+    phase: str = ""
+    """scan | train | validate | judge | ... while it runs."""
+    step: int = 0
+    total_steps: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    samples_per_second: float | None = None
+    seconds_left: float | None = None
+    metric: float | None = None
+    """Best validation accuracy so far, as a fraction."""
+    heartbeat: float = 0.0
+    attempts: int = 0
+    process: dict[str, Any] | None = None
+    cause: str | None = None
+    """Why it is not done: one word such as stopped, crash, stall, data, out_of_memory, non_finite."""
+    message: str | None = None
+    next_step: str | None = None
+    exit_code: int | None = None
+
+
+def write_status(path: Path, status: Status) -> Status:
+    """Write `status` with a fresh heartbeat and return what was written."""
+    stamped = replace(status, heartbeat=time.time())
+    write_json(path, asdict(stamped))
+    return stamped
+
+
+def read_status(path: Path) -> Status:
+    """The last written status; a run without a file is pending."""
+    if not path.is_file():
+        return Status()
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise RecordError("status file is not a mapping", where=path)
+    known = {field.name for field in fields(Status)}
+    return Status(**{key: value for key, value in content.items() if key in known})
+
+
+def observed(status: Status) -> Status:
+    """`status` as an observer should see it: a live state whose process is gone becomes `lost`."""
+    if status.state not in LIVE or not status.process:
+        return status
+    if ProcessId(**status.process).is_alive() is False:
+        return replace(
+            status,
+            state="lost",
+            cause=status.cause or "crash",
+            next_step=status.next_step or "run the same command again: it resumes from the last checkpoint",
+        )
+    return status

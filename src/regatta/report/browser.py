@@ -1,0 +1,93 @@
+"""The condition browser: what the page shows for each cell, as ready texts and bar lengths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from regatta.report.contents import CONDITION_COLUMNS, fact_text, interval_cell, row_interval, row_source
+from regatta.report.material import Material, axis_text
+
+
+def browser_view(material: Material) -> dict[str, Any] | None:
+    """Choices per axis and one record per cell; None when there is a single condition.
+
+    A record's key is its axis values joined by "|", in the order of the choices. Texts are made here, so that
+    the page's script only places them and never formats a number.
+    """
+    conditions = material.comparison["conditions"]
+    if len(conditions) < 2:
+        return None
+    names = material.comparison["axes"]
+    if not names or any(set(c["axes"]) != set(names) for c in conditions):
+        # Conditions without common axes are chosen by name.
+        keys = {c["id"]: c["id"] for c in conditions}
+        axes = [{"name": "condition", "choices": [(c["id"], c["id"]) for c in conditions]}]
+    else:
+        keys = {c["id"]: "|".join(str(c["axes"][name]) for name in names) for c in conditions}
+        axes = [{"name": name, "choices": _choices(name, conditions)} for name in names]
+    headline = material.comparison["headline_condition"]
+    cells = {keys[c["id"]]: _cell(material, c["id"]) for c in conditions}
+    return {
+        "axes": axes,
+        "chosen": keys[headline].split("|"),
+        "cells": cells,
+        "current": cells[keys[headline]],
+        "columns": [(name, heading) for name, heading, _ in CONDITION_COLUMNS],
+        "entries": [(entry, material.positions[entry]) for entry in material.entries],
+    }
+
+
+def _choices(name: str, conditions: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """(value, text) of every value of an axis, in ascending order where they are numbers."""
+    values = {c["axes"][name] for c in conditions}
+    numeric = all(isinstance(value, (int, float)) for value in values)
+    ordered = sorted(values) if numeric else sorted(values, key=str)
+    return [(str(value), axis_text(name, value)) for value in ordered]
+
+
+def _cell(material: Material, condition: str) -> dict[str, Any]:
+    rows = [material.rows[(entry, condition)] for entry in material.entries]
+    return {"id": condition, "note": _note(condition, rows), "entries": [_entry(row) for row in rows]}
+
+
+def _entry(row: dict[str, Any]) -> dict[str, Any]:
+    shown = interval_cell(row_interval(row), factor=100).text
+    accuracy, _, interval = shown.partition(" [")
+    texts = {"accuracy": accuracy, "interval": f"[{interval}" if interval else ""}
+    texts |= {name: fact_text(name, row[name], factor) for name, _, factor in CONDITION_COLUMNS}
+    low, high = _percent(row["accuracy_low"]), _percent(row["accuracy_high"])
+    return {
+        "texts": texts,
+        "accuracy": _percent(row["accuracy"]),
+        "low": low if high is not None else None,
+        "high": high if low is not None else None,
+        "ceiling": _percent(row["ceiling"]),
+        "source": row_source(row),
+    }
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else round(100 * value, 2)
+
+
+def _note(condition: str, rows: list[dict[str, Any]]) -> str:
+    """What is odd about a cell, in words."""
+    parts = []
+    still = [row["model"] for row in rows if row["still_share"] and row["still_share"] >= 1]
+    if still:
+        who = "every entry" if len(still) == len(rows) else ", ".join(still)
+        parts.append(f"In every clip {who} sees one still frame again and again.")
+    for row in rows:
+        share = row["still_share"]
+        if share and 0 < share < 1:
+            parts.append(f"{row['model']} sees one still frame in {100 * share:.0f} % of the clips.")
+    twins = {tuple(row["identical_to"]) for row in rows}
+    if len(twins) == 1 and rows[0]["identical_to"]:
+        parts.append(f"Its clips are identical to those of {', '.join(rows[0]['identical_to'])}.")
+    else:
+        parts += [
+            f"For {row['model']} its clips are identical to those of {', '.join(row['identical_to'])}."
+            for row in rows
+            if row["identical_to"]
+        ]
+    return " ".join([f"Condition {condition}.", *parts])

@@ -1,0 +1,244 @@
+"""Everything a report is made from, read once: the comparison, the grids, training records and run facts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from regatta.analysis.compare import FORMAT, compare_study
+from regatta.config.expand import RunSpec, protocol_id
+from regatta.core.errors import RecordError
+from regatta.core.files import read_json
+from regatta.records.run_folder import RunFolder, StudyFolder
+from regatta.report.curves import EntryGrid, TrainingCurve
+from regatta.report.heatmaps import CellMarks, GridAxes
+from regatta.report.training import read_results, read_training_curves
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One judged run: what its own records say about it."""
+
+    spec: RunSpec
+    results: dict[str, Any]
+    """training_results.json."""
+    judging: dict[str, Any]
+    """complete.json of its predictions: fingerprint and cost."""
+
+    @property
+    def ms_per_clip(self) -> float | None:
+        """Judging time per clip in milliseconds: decoding, preparing and forward pass."""
+        cost = self.judging.get("cost", {})
+        parts = [cost.get(f"{part}_seconds") for part in ("decode", "preprocess", "forward")]
+        clips = cost.get("clips")
+        if not clips or any(part is None for part in parts):
+            return None
+        return 1000 * float(sum(parts)) / clips
+
+
+@dataclass(frozen=True)
+class Material:
+    """What figures, tables and page are made from.
+
+    `comparison` is results/comparison.json; `positions` gives each entry its place in the study, which sets
+    its colour; `confusion` holds counts [K, K] (rows = truth, summed over seeds) at the headline condition.
+    """
+
+    folder: StudyFolder
+    comparison: dict[str, Any]
+    positions: dict[str, int]
+    runs: list[RunFacts]
+    curves: list[TrainingCurve]
+    confusion: dict[str, np.ndarray]
+
+    @property
+    def entries(self) -> list[str]:
+        return [entry["name"] for entry in self.comparison["entries"]]
+
+    @property
+    def classes(self) -> list[str]:
+        return self.comparison["per_class"]["classes"]
+
+    def runs_of(self, entry: str) -> list[RunFacts]:
+        return [run for run in self.runs if run.spec.entry.name == entry]
+
+    @cached_property
+    def rows(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """The table of cells by (entry, condition id)."""
+        return {(row["model"], row["condition"]): row for row in self.comparison["table"]}
+
+    @cached_property
+    def axes(self) -> GridAxes | None:
+        """The coverage x stride grid, or None when the protocol is another one."""
+        conditions = self.comparison["conditions"]
+        if any(set(c["axes"]) != {"coverage", "stride"} for c in conditions):
+            return None
+        values = [
+            tuple(sorted({float(c["axes"][name]) for c in conditions})) for name in ("coverage", "stride")
+        ]
+        return GridAxes(*values)
+
+    @cached_property
+    def cell_ids(self) -> np.ndarray:
+        """Condition ids [coverages, strides]; "" where the grid has a hole."""
+        assert self.axes is not None
+        found = np.full(self.axes.shape, "", dtype=object)
+        for c in self.comparison["conditions"]:
+            place = (
+                self.axes.coverages.index(float(c["axes"]["coverage"])),
+                self.axes.strides.index(float(c["axes"]["stride"])),
+            )
+            found[place] = c["id"]
+        return found
+
+    def grid(self, entry: str, column: str, factor: float = 1.0) -> np.ndarray:
+        """A column of the table as [coverages, strides]; NaN = not measured."""
+        values = [self.rows.get((entry, cell), {}).get(column) for cell in self.cell_ids.ravel()]
+        numbers = [np.nan if value is None else factor * float(value) for value in values]
+        return np.array(numbers).reshape(self.cell_ids.shape)
+
+    def entry_grid(self, entry: str) -> EntryGrid:
+        ceiling = self.grid(entry, "ceiling", 100.0)
+        return EntryGrid(
+            entry,
+            self.positions[entry],
+            *(self.grid(entry, name, 100.0) for name in ("accuracy", "accuracy_low", "accuracy_high")),
+            ceiling=ceiling if np.isfinite(ceiling).any() else None,
+        )
+
+    def marks(self, entry: str) -> CellMarks:
+        """Still and identical cells; letters go round by first appearance from the full clip downwards."""
+        letters: dict[str, str] = {}
+        twins = np.full(self.cell_ids.shape, "", dtype=object)
+        for place in np.ndindex(*self.cell_ids.shape):
+            turned = (self.cell_ids.shape[0] - 1 - place[0], place[1])
+            cell = str(self.cell_ids[turned])
+            others = self.rows.get((entry, cell), {}).get("identical_to") or []
+            if others:
+                known = next((letters[other] for other in others if other in letters), None)
+                letters[cell] = known or _letter(len(set(letters.values())))
+                twins[turned] = letters[cell]
+        still = np.nan_to_num(self.grid(entry, "still_share")) >= 1
+        return CellMarks(still, twins)
+
+    def class_accuracy(self, entry: str) -> np.ndarray:
+        """Percent per condition and class [C, K]; NaN where a class has no judged sample."""
+        table = self.comparison["per_class"]["accuracy"][entry]
+        return 100 * np.array([[np.nan if v is None else v for v in row] for row in table], dtype=float)
+
+    def class_accuracy_by_coverage(self, entry: str) -> np.ndarray:
+        """Percent per class and coverage [K, coverages], the mean over strides."""
+        assert self.axes is not None
+        by_id = dict(zip((c["id"] for c in self.comparison["conditions"]), self.class_accuracy(entry), strict=True))
+        columns = []
+        for row in self.cell_ids:
+            cells = np.array([by_id[cell] for cell in row if cell])
+            columns.append(cells.mean(axis=0))
+        return np.stack(columns, axis=1)
+
+    def condition_name(self, condition_id: str) -> str:
+        """A condition in words: "coverage 100 %, stride 1"."""
+        axes = next(c["axes"] for c in self.comparison["conditions"] if c["id"] == condition_id)
+        words = [f"{name} {axis_text(name, value)}" for name, value in axes.items()]
+        return ", ".join(words) or condition_id
+
+
+def axis_text(name: str, value: Any) -> str:
+    """An axis value with its unit."""
+    text = f"{value:g}" if isinstance(value, (int, float)) else str(value)
+    return f"{text} %" if name == "coverage" else text
+
+
+def _letter(number: int) -> str:
+    return chr(ord("a") + number % 26) * (1 + number // 26)
+
+
+def read_material(folder: StudyFolder) -> Material:
+    """Read all that a report needs; compares first where that is missing or older than the judged runs.
+
+    Raises:
+        RecordError: this is no study folder, nothing is judged, or a record is damaged.
+    """
+    study = folder.study()
+    protocol = protocol_id(study.protocol)
+    judged = [(spec, run) for spec, run in folder.runs() if run.is_judged(protocol)]
+    comparison = _current_comparison(folder, [run.run_id for _, run in judged], protocol)
+    runs = [_run_facts(spec, run, protocol) for spec, run in judged]
+    return Material(
+        folder=folder,
+        comparison=comparison,
+        positions={entry.name: position for position, entry in enumerate(study.entries)},
+        runs=runs,
+        curves=read_training_curves(folder),
+        confusion=_confusion(comparison, judged, protocol),
+    )
+
+
+def _current_comparison(folder: StudyFolder, run_ids: list[str], protocol: str) -> dict[str, Any]:
+    path = folder.results / "comparison.json"
+    if path.is_file():
+        try:
+            found = read_json(path)
+        except RecordError:
+            # A damaged file is made anew from the predictions, which are the truth.
+            found = None
+        if isinstance(found, dict) and _is_current(found, run_ids, protocol):
+            return found
+    return compare_study(folder)
+
+
+def _is_current(comparison: dict[str, Any], run_ids: list[str], protocol: str) -> bool:
+    same_format = comparison.get("format") == FORMAT
+    return (
+        same_format
+        and comparison["study"]["protocol_id"] == protocol
+        and sorted(comparison["provenance"]["runs"]) == sorted(run_ids)
+    )
+
+
+def _run_facts(spec: RunSpec, run: RunFolder, protocol: str) -> RunFacts:
+    return RunFacts(spec, read_results(run), read_json(run.predictions(protocol) / "complete.json"))
+
+
+def _confusion(
+    comparison: dict[str, Any], judged: list[tuple[RunSpec, RunFolder]], protocol: str
+) -> dict[str, np.ndarray]:
+    count = len(comparison["per_class"]["classes"])
+    total: dict[str, np.ndarray] = {}
+    for spec, run in judged:
+        counts = confusion_counts(run.predictions(protocol), comparison["headline_condition"], classes=count)
+        total[spec.entry.name] = total.get(spec.entry.name, 0) + counts
+    return total
+
+
+def confusion_counts(predictions: Path, condition: str, *, classes: int) -> np.ndarray:
+    """Counts [K, K] of (true, predicted) at one condition; the first of equal highest scores wins."""
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    for path in sorted(predictions.glob("part-*.parquet")):
+        try:
+            table = pq.read_table(path, columns=["condition", "label", "scores"])
+        except (OSError, pa.ArrowException) as error:
+            raise RecordError(
+                f"prediction file is damaged: {error}", where=path, hint="delete it and run the study again"
+            ) from error
+        table = table.filter(pc.equal(table["condition"], condition)).combine_chunks()
+        scores = table["scores"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        labels = table["label"].to_numpy()
+        np.add.at(counts, (labels, scores.reshape(-1, classes).argmax(axis=1)), 1)
+    return counts
+
+
+ABSOLUTE_FOLDER = re.compile(r"(?<![\w.…])(?:[A-Za-z]:)?[/\\](?:[^\s/\\:'\"<>|]+[/\\])+")
+
+
+def without_folders(text: object) -> str:
+    """`text` with absolute folders cut from its paths: a report is passed on, its author's disk is not."""
+    return ABSOLUTE_FOLDER.sub("…/", str(text))

@@ -1,0 +1,352 @@
+"""One self-contained page from a comparison: verdict first, then everything that it rests on."""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import numpy as np
+
+from regatta.core.files import plain, write_bytes
+from regatta.records.run_folder import StudyFolder
+from regatta.report import contents
+from regatta.report.browser import browser_view
+from regatta.report.figures import Drawn, draw_figures, entry_folder
+from regatta.report.material import Material, read_material, without_folders
+from regatta.report.numbers import p_text
+from regatta.report.style import FigureGap, RenderedFigure, clean_text, entry_color
+from regatta.report.tables import Table, table_files
+
+TEMPLATES = Path(__file__).parent / "templates"
+FIGURE_KINDS = ("svg", "pdf", "png")
+TABLE_KINDS = ("csv", "md", "tex")
+REM_PER_INCH = 96 * 1.08 / 16
+"""Figures stand a little larger than in print: their 8 point text then has the size of a caption."""
+
+
+def write_report(folder: StudyFolder) -> Path:
+    """Write report/ of a study: figures, tables and report.html; returns the page's path.
+
+    Everything is made in memory first and the page is written last, so a failure leaves the former report
+    whole. Figures and tables that this report does not have are removed.
+
+    Raises:
+        RecordError: nothing is judged yet, or a record is damaged.
+        DiskError: the folder cannot be written.
+    """
+    material = read_material(folder)
+    figures = draw_figures(material)
+    tables = report_tables(material)
+    page = render_page(material, figures, tables)
+    files = {
+        **{f"tables/{t.name}.{kind}": text for t in tables.values() for kind, text in table_files(t).items()},
+        **{
+            f"figures/{name}.{kind}": picture
+            for name, figure in figures.items()
+            if isinstance(figure, RenderedFigure)
+            for kind, picture in figure.formats.items()
+        },
+    }
+    for name, content in files.items():
+        write_bytes(folder.report / name, content)
+    write_bytes(folder.report / "report.html", page.encode("utf-8"))
+    _remove_stale(folder.report, set(files))
+    return folder.report / "report.html"
+
+
+def _remove_stale(report: Path, kept: set[str]) -> None:
+    """Delete figures and tables of an earlier report, and only files of the kinds that we write."""
+    for part, kinds in (("figures", FIGURE_KINDS), ("tables", TABLE_KINDS)):
+        for path in sorted((report / part).rglob("*"), reverse=True):
+            if path.is_file() and path.suffix[1:] in kinds:
+                if path.relative_to(report).as_posix() not in kept:
+                    path.unlink()
+            elif path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def report_tables(material: Material) -> dict[str, Table]:
+    """Every table of the report by name; those that the study has no numbers for are absent."""
+    found: Iterable[Table | None] = (
+        contents.results_table(material),
+        contents.pairs_table(material),
+        contents.conditions_table(material),
+        contents.classes_table(material),
+        contents.robustness_table(material),
+        contents.budget_table(material),
+        contents.data_table(material),
+        contents.dropped_table(material),
+        contents.runs_table(material),
+        contents.published_table(material),
+    )
+    return {table.name: table for table in found if table is not None}
+
+
+def render_page(material: Material, figures: dict[str, Drawn], tables: dict[str, Table]) -> str:
+    """The page as text; jinja escapes every value, our own style and script excepted."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(entry_color=entry_color, data_uri=data_uri, file_link=file_link, shown_size=shown_size)
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    view = page_view(material, figures, tables)
+    return environment.get_template("report.html.j2").render(
+        view, script=script, style=style, script_hash=b64encode(sha256(script.encode()).digest()).decode()
+    )
+
+
+def data_uri(figure: RenderedFigure) -> str:
+    kind = figure.page_format
+    media = "image/svg+xml" if kind == "svg" else "image/png"
+    return f"data:{media};base64,{b64encode(figure.formats[kind]).decode('ascii')}"
+
+
+def file_link(figure: RenderedFigure, kind: str) -> str:
+    """Address of a figure's file relative to the page."""
+    return quote(f"figures/{figure.name}.{kind}")
+
+
+def shown_size(figure: RenderedFigure) -> tuple[float, int, int]:
+    """Width in rem at which the figure is shown, and its size in pixels, which fixes its shape before it loads."""
+    png = figure.formats["png"]
+    width, height = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+    return round(width / 150 * REM_PER_INCH, 2), width, height
+
+
+def page_view(material: Material, figures: dict[str, Drawn], tables: dict[str, Table]) -> dict[str, Any]:
+    """Everything that the template shows, as plain values."""
+    comparison = material.comparison
+    verdict, basis = verdict_parts(material)
+    return {
+        "study": comparison["study"],
+        "title": clean_text(comparison["study"]["title"] or comparison["study"]["name"]),
+        "verdict": verdict,
+        "basis": basis,
+        "sentences": lede_sentences(material),
+        "facts": facts(material),
+        "warnings": [without_folders(text) for text in comparison["budget"]["warnings"]],
+        "recipe": recipe_differences(comparison["budget"]["recipe_differences"]),
+        "entries": [entry_view(material, entry, figures) for entry in comparison["entries"]],
+        "figures": figures,
+        "tables": tables,
+        "details": [sentence(text, material.entries) for text in comparison["verdict"]["details"]],
+        "cochran": cochran_sentences(comparison["pairs"]["cochran_q"]),
+        "headline": material.condition_name(comparison["headline_condition"]),
+        "browser": browser_view(material),
+        "classes": class_view(material),
+        "grid": grid_sentences(material),
+        "published": published_view(material),
+        "missing": [without_folders(text) for text in comparison["missing"]],
+        "notes": notes(material),
+        "methods": comparison["methods"],
+        "provenance": provenance(material),
+    }
+
+
+def verdict_parts(material: Material) -> tuple[str, str]:
+    """The verdict and, apart from it, what it rests on ("Paired over 412 groups, 3 seeds.")."""
+    text = material.comparison["verdict"]["sentence"]
+    head, separator, rest = text.partition(", paired over ")
+    if separator:
+        return sentence(head, material.entries), sentence(f"paired over {rest}", [])
+    head, _, rest = text.partition("; ")
+    return sentence(head, material.entries), sentence(rest, []) if rest else ""
+
+
+def sentence(text: str, names: Sequence[str]) -> str:
+    """`text` with a capital and a full stop; an entry's name keeps its spelling."""
+    text = NUMBER_MINUS.sub("−", text.strip())
+    if not any(text.startswith(name) for name in names):
+        text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+NUMBER_MINUS = re.compile(r"(?<![\w.)\]-])-(?=\d)")
+
+
+def lede_sentences(material: Material) -> list[str]:
+    """One or two sentences under the verdict: where it holds, and what the average says."""
+    comparison = material.comparison
+    count = len(comparison["conditions"])
+    found = []
+    if count > 1:
+        name = material.condition_name(comparison["headline_condition"])
+        found.append(f"This is at {name}, the headline of {count} conditions.")
+        average = comparison["verdict"]["average"]
+        if average:
+            first = average[_leader_pair(comparison)].partition(", paired over ")[0]
+            found.append(sentence(f"averaged over all conditions, {first}", []))
+    return found
+
+
+def _leader_pair(comparison: dict[str, Any]) -> int:
+    """Position of the pair of leader and runner-up among the pairs."""
+    wanted = {comparison["verdict"]["leader"], comparison["verdict"]["runner_up"]}
+    pairs = comparison["pairs"]["average"]
+    return next(i for i, pair in enumerate(pairs) if {pair["first"], pair["second"]} == wanted)
+
+
+def facts(material: Material) -> list[tuple[str, str, str]]:
+    """(label, number, note) of the row of facts under the verdict."""
+    comparison = material.comparison
+    provenance_record = comparison["provenance"]
+    seeds = sorted(set(provenance_record["seeds_per_entry"].values()))
+    uncovered = "training noise not covered" if seeds[-1] == 1 else "training noise not covered for all"
+    shown_seeds = " to ".join(str(n) for n in (seeds if len(seeds) < 3 else (seeds[0], seeds[-1])))
+    per_class = comparison["per_class"]["n_samples"]
+    return [
+        ("Entries", str(len(material.entries)), ""),
+        ("Samples judged", f"{provenance_record['n']:,}", f"{comparison['study']['split']} split"),
+        ("Groups", f"{provenance_record['groups']:,}", "never split"),
+        ("Classes", str(len(per_class)), ""),
+        ("Conditions", str(len(comparison["conditions"])), comparison["study"]["protocol"]),
+        ("Seeds per entry", shown_seeds, uncovered if seeds[0] == 1 else ""),
+    ]
+
+
+def recipe_differences(differences: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """(recipe key, "entry value, entry value") for every key in which the entries' recipes differ."""
+    return [
+        (key, ", ".join(f"{entry} {json.dumps(value)}" for entry, value in values.items()))
+        for key, values in differences.items()
+    ]
+
+
+def entry_view(material: Material, entry: dict[str, Any], figures: dict[str, Drawn]) -> dict[str, Any]:
+    prefix = f"{entry_folder(entry['name'])}/"
+    checkpoint = {"none": "random weights", "default": "published weights"}.get(
+        str(entry["checkpoint"]), without_folders(entry["checkpoint"])
+    )
+    return {
+        "name": entry["name"],
+        "position": material.positions[entry["name"]],
+        "model": " · ".join(str(part) for part in (entry["model"], entry["size"], checkpoint) if part),
+        "notes": entry["notes"],
+        "seeds": [(seed, f"{100 * value:.1f}") for seed, value in entry["accuracy_by_seed"].items()],
+        "figures": {name.removeprefix(prefix): f for name, f in figures.items() if name.startswith(prefix)},
+    }
+
+
+def cochran_sentences(results: list[dict[str, Any]]) -> list[str]:
+    """Cochran's Q over all entries, one sentence per seed."""
+    return [
+        f"Cochran's Q over all entries, seed {row['seed']}: "
+        + (
+            f"Q = {row['statistic']:.1f}, {row['df']} degrees of freedom, p {_equals(row['p_value'])}."
+            if row["statistic"] is not None
+            else f"not defined, {row['reason']}."
+        )
+        for row in results
+    ]
+
+
+def _equals(p_value: float) -> str:
+    text = p_text(p_value)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def class_view(material: Material) -> dict[str, Any]:
+    """The chooser of the class table: conditions, and accuracies [condition][entry][class] with one decimal."""
+    ids = [c["id"] for c in material.comparison["conditions"]]
+    tables = [material.class_accuracy(entry) for entry in material.entries]
+    data = {
+        cell: [[None if np.isnan(v) else round(float(v), 1) for v in table[row]] for table in tables]
+        for row, cell in enumerate(ids)
+    }
+    return {
+        "choices": [(cell, material.condition_name(cell)) for cell in ids],
+        "chosen": material.comparison["headline_condition"],
+        "data": data,
+    }
+
+
+def grid_sentences(material: Material) -> list[str]:
+    """The truth about the grid in words: which cells are still frames and which are the same clips."""
+    if material.axes is None:
+        return []
+    said: dict[str, list[str]] = {}
+    for entry in material.entries:
+        rows = [row for row in material.comparison["table"] if row["model"] == entry]
+        for text in _cell_truths(rows):
+            said.setdefault(text, []).append(entry)
+    return [f"{_listed(entries)}: {text}." for text, entries in said.items()]
+
+
+def _cell_truths(rows: list[dict[str, Any]]) -> list[str]:
+    """What is odd in the grid of one entry, at most three sentences."""
+    still = [row["condition"] for row in rows if (row["still_share"] or 0) >= 1]
+    partly = [row["condition"] for row in rows if 0 < (row["still_share"] or 0) < 1]
+    twins = {tuple([row["condition"], *row["identical_to"]]) for row in rows if row["identical_to"]}
+    groups = dict.fromkeys(tuple(r["condition"] for r in rows if r["condition"] in group) for group in sorted(twins))
+    parts = []
+    if still:
+        parts.append(f"one still frame in {_listed(still)}")
+    if partly:
+        parts.append(f"one still frame in some samples of {_listed(partly)}")
+    if groups:
+        parts.append("identical clips in " + "; ".join(" = ".join(group) for group in groups))
+    return parts
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def published_view(material: Material) -> dict[str, Any] | None:
+    published = material.comparison["published"]
+    if not published:
+        return None
+    across = published["across_models"]["anova_models"]
+    line = ""
+    if across["f_statistic"] is not None:
+        line = (
+            f"Across entries, over their accuracies in all conditions: F({across['df_between']}, "
+            f"{across['df_within']}) = {across['f_statistic']:.2f}, p {_equals(across['p_value'])}, "
+            f"η² = {across['eta_squared']:.3f}."
+        )
+    found = [note for entry in published["entries"].values() for note in entry["notes"]]
+    return {"across": line, "faults": published["faults"], "notes": list(dict.fromkeys(found))}
+
+
+def notes(material: Material) -> list[str]:
+    """What the source and the comparison say besides; missing runs stand apart."""
+    comparison = material.comparison
+    apart = {*comparison["missing"], *comparison["budget"]["warnings"]}
+    found = [text for text in comparison["notes"] if text not in apart]
+    found += [str(text) for text in comparison["data"].get("notes", [])]
+    short = comparison["data"].get("short_clips") or {}
+    if short:
+        counts = ", ".join(f"{name} {value}" for name, value in short.items())
+        found.append(f"clips with fewer frames than a model needs: {counts}")
+    return [sentence(clean_text(without_folders(text)), material.entries) for text in found]
+
+
+def provenance(material: Material) -> list[tuple[str, str]]:
+    """(what, value) of the record behind all numbers."""
+    comparison, record = material.comparison, material.comparison["provenance"]
+    fingerprint = comparison["study"]["fingerprint"]
+    rows: list[tuple[str, Any]] = [
+        ("manifest", fingerprint.get("manifest")),
+        ("protocol", comparison["study"]["protocol_id"]),
+        ("judged samples", fingerprint.get("sample_ids")),
+        ("intervals", f"{record['method']}, {record['replicates']:,} replicates, seed {record['seed']}"),
+        ("tests", record["permutation"]),
+        ("correction", record["correction"]),
+        ("equivalence margin", f"±{record['margin_points']:g} points"),
+    ]
+    return [(name, clean_text(str(plain(value)))) for name, value in rows if value is not None]
+
+
+__all__ = ["FigureGap", "render_page", "report_tables", "write_report"]

@@ -1,0 +1,163 @@
+"""Several processes train one model: raw DDP under torchrun, and what its ranks must agree on.
+
+Rank 0 alone writes. Whatever is decided (stop, best, early stopping) is decided from sums over all
+ranks or by rank 0 for all, because ranks that decide alone wait for each other for ever.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from regatta.core.errors import ConfigError, DeviceError, RegattaError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train one model. With `world` 1 every method is local."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Device of this rank, also of the collectives."""
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Elementwise sum over ranks in float64; the same bits on every rank."""
+        if self.world == 1:
+            return [float(value) for value in values]
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on at least one rank."""
+        return self.sum([float(flag)])[0] > 0
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all ranks in rank order, on every rank."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def on_first(self, work: Callable[[], T]) -> T:
+        """Run `work` on rank 0 and give its answer, or its RegattaError, to every rank.
+
+        An error that only rank 0 saw would leave the others waiting in their next collective.
+        """
+        if self.world == 1:
+            return work()
+        answer: list[Any] = [None]
+        if self.is_first:
+            try:
+                answer = [work()]
+            except RegattaError as error:
+                answer = [error]
+        dist.broadcast_object_list(answer, src=0, device=self.device)
+        if isinstance(answer[0], RegattaError):
+            raise answer[0]
+        return answer[0]
+
+
+ONE_PROCESS = Ranks()
+
+
+@contextmanager
+def process_group(
+    parallel: str, device: torch.device, *, timeout_seconds: float = 600.0
+) -> Iterator[Ranks]:
+    """Join the processes that torchrun started, leave them on the way out; one needs no group.
+
+    Args:
+        parallel: `train.parallel`. `ddp` without torchrun is one process, which trains the same.
+        device: of one process. Under torchrun a GPU rank takes the GPU of its local rank.
+        timeout_seconds: how long a rank waits for the others in one collective.
+
+    Raises:
+        ConfigError: torchrun started several processes for a study with `parallel: none`.
+        DeviceError: the ranks cannot reach each other, or there are fewer GPUs than local ranks.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Ranks(device=device)
+        return
+    if parallel != "ddp":
+        raise ConfigError(
+            f"torchrun started {world} processes, but train.parallel is '{parallel}'",
+            where="train.parallel",
+            hint="add --set train.parallel=ddp, or start one process without torchrun",
+        )
+    device = _local_device(device)
+    _join(device, timeout_seconds)
+    try:
+        yield Ranks(rank=dist.get_rank(), world=world, device=device)
+    finally:
+        dist.destroy_process_group()
+
+
+def _local_device(device: torch.device) -> torch.device:
+    if device.type != "cuda":
+        return device
+    number, found = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if number >= found:
+        raise DeviceError(
+            f"local rank {number} has no GPU: this machine shows {found}",
+            where="torchrun",
+            hint=f"start with --nproc_per_node={found}",
+        )
+    return torch.device("cuda", number)
+
+
+def _join(device: torch.device, timeout_seconds: float) -> None:
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            timeout=timedelta(seconds=timeout_seconds),
+            device_id=device if on_gpu else None,
+        )
+    except (dist.DistError, ValueError) as error:
+        raise DeviceError(
+            f"the processes of this run cannot reach each other: {error}",
+            where=f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}",
+            hint="start them with torchrun; on one machine add --standalone",
+        ) from error
+
+
+def spread_over_ranks(module: nn.Module, ranks: Ranks) -> nn.Module:
+    """`module` in DDP, or `module` itself for one process. Rank 0's weights are given to all."""
+    if ranks.world == 1:
+        return module
+    on_gpu = ranks.device.type == "cuda"
+    return DistributedDataParallel(
+        module,
+        device_ids=[ranks.device.index] if on_gpu else None,
+        find_unused_parameters=False,
+        gradient_as_bucket_view=True,
+    )
+
+
+def copy_first_buffers(module: nn.Module, ranks: Ranks) -> None:
+    """Give rank 0's buffers (batch-norm statistics) to all: every rank validates what is saved."""
+    if ranks.world == 1:
+        return
+    for buffer in module.buffers():
+        dist.broadcast(buffer, src=0)

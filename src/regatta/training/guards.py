@@ -1,0 +1,97 @@
+"""The two accidents that a step must name: numbers that are not finite, and memory that ran out."""
+
+from __future__ import annotations
+
+import gc
+import math
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from regatta.core.errors import NonFiniteError, RunError
+
+
+class OutOfMemoryError(RunError):
+    """A device or the host had no memory left for one step."""
+
+    cause = "out_of_memory"
+
+
+def keep_buffers(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the buffers: one bad batch would leave NaN in batch-norm statistics for ever."""
+    return {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+
+
+def put_buffers_back(module: nn.Module, kept: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, buffer in module.named_buffers():
+            buffer.copy_(kept[name])
+
+
+def nonfinite_error(event: dict[str, Any], *, skipped: int, path: Path) -> NonFiniteError:
+    """The error that ends a run: names step, samples and where the details lie."""
+    ids = event["sample_ids"]
+    shown = ", ".join(ids[:4]) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
+    after = f" (after {skipped} skipped steps)" if skipped else ""
+    return NonFiniteError(
+        f"loss or gradient is not finite at step {event['step']}{after}: "
+        f"loss {event['loss']}, gradient norm {event['gradient_norm']}; samples {shown}",
+        where=path,
+        hint="look at those samples; lower train.lr, or use train.precision: fp32; "
+        "train.nonfinite: skip leaves out up to nonfinite_limit such steps and counts them",
+    )
+
+
+def number_as_text(value: float) -> float | str:
+    """The number, or "nan" or "inf", which JSON has no number for."""
+    return value if math.isfinite(value) else repr(value)
+
+
+@contextmanager
+def named_out_of_memory(
+    *, batch_size: int, accumulate: int, frames: int, image_size: int, device: torch.device
+) -> Iterator[None]:
+    """Turn a failed allocation into an error that names the sizes. The batch is never changed here.
+
+    Raises:
+        OutOfMemoryError: the device, or the host of a CPU run, had no memory left.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        peak = peak_memory_gib(device)
+        gc.collect()
+        smaller = max(1, batch_size // 2)
+        advice = (
+            f"try train.batch_size={smaller} with "
+            f"train.accumulate={accumulate * batch_size // smaller}, the same effective batch"
+            if batch_size > 1
+            else "try train.gradient_checkpointing=true, fewer frames or a smaller image"
+        )
+        raise OutOfMemoryError(
+            f"out of memory on {device}: batch {batch_size} of {frames} frames at "
+            f"{image_size} x {image_size} pixels, peak {peak:.2f} GiB",
+            where=f"train.batch_size: {batch_size}",
+            hint=advice,
+        ) from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # The CPU allocator raises a plain RuntimeError; only its text tells it from others.
+    return "DefaultCPUAllocator" in str(error)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory in GiB so far: allocated on a GPU, resident in this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,118 @@
+"""The worker's command line, its exit codes, and the last word it leaves in `status.json`.
+
+  python -m regatta.worker prepare --study DIR
+  python -m regatta.worker train   --study DIR --run RUN_ID --device cpu --threads 1     (also under torchrun)
+  python -m regatta.worker judge   --study DIR --runs ID,ID --shard 1/2 --device cpu --threads 1
+
+Exit codes: 0 good, 1 failed, 2 usage or data, 3 environment, 130/143 stopped with everything saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from regatta.core.errors import RegattaError, StopRequested
+from regatta.core.signals import StopFlag
+from regatta.records.run_folder import StudyFolder
+from regatta.worker.status_writer import StatusWriter
+
+
+def main() -> int:
+    """Do one task of a study; every way out has an exit code and leaves a status."""
+    arguments = _parser().parse_args()
+    # The supervisor asks a silent worker for its stacks with this signal before it kills it.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    stop = StopFlag().install()
+    folder = StudyFolder(arguments.study)
+    run_ids = [name for name in arguments.runs.split(",") if name]
+    # Only the first of several processes on the same runs speaks for them.
+    is_first = os.environ.get("RANK", "0") == "0" and arguments.shard.startswith("1/")
+    status = StatusWriter([folder.run(name).status for name in run_ids] if is_first else [])
+    try:
+        status.start(arguments.task)
+        _work(arguments, folder, run_ids, stop, status)
+        return 0
+    except StopRequested as error:
+        status.end(state="interrupted", cause="stopped", message=error.what, next_step=error.hint)
+        print(f"stopped: {error}", flush=True)
+        return stop.exit_code
+    except RegattaError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        status.end(
+            state="failed",
+            cause=error.cause,
+            message=f"{error.what}{f' ({error.where})' if error.where else ''}",
+            next_step=error.hint,
+            exit_code=error.exit_code,
+        )
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - the process's edge: log the whole trace, leave a status
+        traceback.print_exc()
+        status.end(
+            state="failed",
+            cause="crash",
+            message=f"{type(error).__name__}: {error}",
+            next_step="see log.txt beside this file",
+            exit_code=1,
+        )
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m regatta.worker", description=__doc__)
+    parser.add_argument("task", choices=("prepare", "train", "judge"))
+    parser.add_argument("--study", type=Path, required=True, help="folder of the study")
+    parser.add_argument("--runs", "--run", default="", help="run ids, separated by commas")
+    parser.add_argument("--shard", default="1/1", help="which share of the samples to judge, I/N")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser
+
+
+def _work(
+    arguments: argparse.Namespace,
+    folder: StudyFolder,
+    run_ids: list[str],
+    stop: StopFlag,
+    status: StatusWriter,
+) -> None:
+    if arguments.task == "prepare":
+        from regatta.worker.prepare import prepare
+
+        prepare(folder, stop, status)
+        return
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    device = torch.device(arguments.device)
+    if arguments.task == "train":
+        from regatta.worker.train import train
+
+        train(folder, run_ids[0], device=device, stop=stop, status=status)
+        return
+    from regatta.worker.judge import judge
+
+    number, count = (int(part) for part in arguments.shard.split("/"))
+    judge(
+        folder,
+        run_ids,
+        shard=(number - 1, count),
+        device=device,
+        threads=arguments.threads,
+        stop=stop,
+        status=status,
+    )
+
+
+if __name__ == "__main__":
+    # No clean-up after this point is worth a hang: threads of libraries must not keep the process.
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,83 @@
+"""The first task of a study: generate or scan the data set, once for all runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from regatta.core.errors import DataError
+from regatta.core.files import write_json
+from regatta.core.signals import StopFlag
+from regatta.data.manifest import Dropped, Manifest
+from regatta.data.scan import build_manifest
+from regatta.models.spec import make_spec
+from regatta.records.run_folder import StudyFolder
+from regatta.worker.status_writer import StatusWriter
+
+
+def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
+    """Generate or scan the data set; write `manifest.parquet` and `data.json`."""
+    study = folder.study()
+    manifest = build_manifest(
+        study.data,
+        cache_folder=folder.path.parent / ".scan-cache",
+        progress=lambda done, total, text: status.update(
+            {"phase": text, "step": done, "total_steps": total}
+        ),
+        stop=lambda: stop.requested,
+    )
+    manifest, short = _settle_short_clips(folder, manifest)
+    manifest.save(folder.manifest)
+    write_json(folder.data_json, _data_facts(folder, manifest, short))
+
+
+def _settle_short_clips(folder: StudyFolder, manifest: Manifest) -> tuple[Manifest, dict[str, int]]:
+    """Apply `data.short`: count clips with fewer frames than a model takes; drop them for all entries or fail."""
+    study = folder.study()
+    needed = {
+        entry.name: make_spec(entry.model, entry.size, entry.options).frames
+        for entry in study.entries
+    }
+    short = {
+        name: sum(sample.frames < frames for sample in manifest.samples)
+        for name, frames in needed.items()
+    }
+    limit = max(needed.values())
+    too_short = [sample for sample in manifest.samples if sample.frames < limit]
+    if too_short and study.data.short == "fail":
+        raise DataError(
+            f"{len(too_short)} clips have fewer frames than a model takes ({limit})",
+            where=", ".join(f"{s.sample_id} ({s.frames})" for s in too_short[:10]),
+            hint="set data.short to pad or drop, or lower the entry's options.frames",
+        )
+    if too_short and study.data.short == "drop":
+        reason = f"fewer than {limit} frames (data.short: drop)"
+        manifest = replace(
+            manifest,
+            samples=[sample for sample in manifest.samples if sample.frames >= limit],
+            dropped=[*manifest.dropped, *(Dropped(s.sample_id, reason) for s in too_short)],
+        )
+    return manifest, short
+
+
+def _data_facts(folder: StudyFolder, manifest: Manifest, short: dict[str, int]) -> dict[str, Any]:
+    study = folder.study()
+    splits = ("train", "validation", "test")
+    counts = {
+        split: {
+            name: sum(s.label_name == name for s in manifest.split(split))
+            for name in manifest.classes
+        }
+        for split in splits
+    }
+    return {
+        "settings": study.data.model_dump(mode="json"),
+        "source": study.data.source,
+        "manifest_hash": manifest.hash(),
+        "classes": manifest.classes,
+        "counts": counts,
+        "groups": {split: len({s.group for s in manifest.split(split)}) for split in splits},
+        "dropped": [asdict(dropped) for dropped in manifest.dropped],
+        "notes": manifest.notes,
+        "short_clips": short,
+    }

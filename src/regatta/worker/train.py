@@ -1,0 +1,120 @@
+"""Train one run: manifest, loader, model with its weights, and the training loop."""
+
+from __future__ import annotations
+
+import torch
+
+from regatta.config.expand import RunSpec
+from regatta.config.schema import Study
+from regatta.core.errors import RecordError, RunError
+from regatta.core.files import read_json, write_json
+from regatta.core.signals import StopFlag
+from regatta.data.loader import ClipLoader
+from regatta.data.manifest import Manifest, Sample
+from regatta.models.spec import ModelSpec, resolve_model
+from regatta.models.weights import load_checkpoint
+from regatta.records.run_folder import RunFolder, StudyFolder
+from regatta.training.distributed import Ranks, process_group
+from regatta.training.loop import train_run
+from regatta.worker.status_writer import StatusWriter
+
+
+def train(
+    folder: StudyFolder, run_id: str, *, device: torch.device, stop: StopFlag, status: StatusWriter
+) -> None:
+    """Train the run to its end, from its last checkpoint where there is one.
+
+    Raises:
+        RegattaError: by kind; StopRequested after everything was saved.
+    """
+    study = folder.study()
+    spec_of = {spec.run_id: (spec, run) for spec, run in folder.runs()}
+    if run_id not in spec_of:
+        raise RecordError(f"this study has no run '{run_id}'", where=folder.study_yaml)
+    run_spec, run = spec_of[run_id]
+    manifest = Manifest.load(folder.manifest)
+    _check_same_data(run, manifest)
+    with process_group(run_spec.train.parallel, device) as ranks:
+        results = _train(study, run_spec, run, manifest, ranks, stop, status)
+    status.end(
+        state="queued",
+        phase="judge",
+        step=results["steps"],
+        total_steps=results["steps"],
+        metric=results["best_val_accuracy"],
+    )
+
+
+def _train(
+    study: Study,
+    run_spec: RunSpec,
+    run: RunFolder,
+    manifest: Manifest,
+    ranks: Ranks,
+    stop: StopFlag,
+    status: StatusWriter,
+) -> dict:
+    entry, recipe = run_spec.entry, run_spec.train
+    model_spec = resolve_model(entry, len(manifest.classes), seed=run_spec.seed)
+    module = model_spec.build(len(manifest.classes))
+    keys = load_checkpoint(module, model_spec, entry.checkpoint, classes=manifest.classes)
+    print(f"{run_spec.label}: {keys}", flush=True)
+    return train_run(
+        module=module,
+        spec=model_spec,
+        train=recipe,
+        train_loader=_loader(study, run_spec, model_spec, manifest.split("train"), ranks),
+        validation=_loader(
+            study, run_spec, model_spec, manifest.split("validation"), ranks, augment=False
+        ),
+        folder=run,
+        device=ranks.device,
+        seed=run_spec.seed,
+        classes=manifest.classes,
+        stop=stop,
+        report=status.update,
+        ranks=ranks,
+    )
+
+
+def _loader(
+    study: Study,
+    run_spec: RunSpec,
+    model_spec: ModelSpec,
+    samples: list[Sample],
+    ranks: Ranks,
+    *,
+    augment: bool = True,
+) -> ClipLoader:
+    """Training clips, or with `augment` off the fixed clips that validation scores."""
+    recipe = run_spec.train
+    return ClipLoader(
+        samples,
+        frames=model_spec.frames,
+        image_size=model_spec.image_size,
+        resize=model_spec.resize,
+        batch_size=recipe.batch_size,
+        seed=run_spec.seed,
+        augment=recipe.augment if augment else "none",
+        flip=recipe.flip,
+        crop_scale_min=recipe.crop_scale_min,
+        rank=ranks.rank,
+        world=ranks.world,
+        threads=recipe.loader_threads,
+        cache_bytes=int(recipe.frame_cache_gib * 2**30),
+        decoder=study.data.decoder,
+    )
+
+
+def _check_same_data(run: RunFolder, manifest: Manifest) -> None:
+    """Refuse to go on with a run on other data than it began with: its result would be neither."""
+    record, found = run.path / "inputs.json", manifest.hash()
+    if not record.is_file():
+        write_json(record, {"manifest_hash": found})
+        return
+    if read_json(record)["manifest_hash"] != found:
+        raise RunError(
+            "the data changed since this run began",
+            where=run.path,
+            hint=f"bring the old files back, or train anew: regatta run ... --restart {run.run_id}",
+        )

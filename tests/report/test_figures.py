@@ -1,0 +1,246 @@
+"""Each figure on hard input: nothing cut off, nothing over another text, every value inside the axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+
+from regatta.report.bars import (
+    BestCell,
+    ClassLine,
+    CostPoint,
+    PairRow,
+    accuracy_vs_cost,
+    comparison_best_accuracy,
+    forest_plot,
+    per_class_bars,
+    per_class_distribution,
+    per_class_representative,
+    side_by_side,
+)
+from regatta.report.curves import (
+    EntryGrid,
+    FrameCurve,
+    TrainingCurve,
+    accuracy_vs_coverage,
+    accuracy_vs_distinct_frames,
+    comparison_accuracy_vs_coverage,
+    thin_series,
+    training_curves,
+)
+from regatta.report.heatmaps import (
+    CellMarks,
+    GridAxes,
+    GridPanel,
+    accuracy_heatmap,
+    comparison_heatmaps,
+    confusion_figure,
+    distinct_frame_map,
+    no_marks,
+)
+from regatta.report.style import common_scale, figure_style, render
+from tests.report.reading import drawn_axes, overlapping_texts, pixels, points_outside, texts_outside
+
+AXES = GridAxes((10, 25, 50, 75, 100), (1, 2, 4, 8, 16))
+LONG = "a-very-long-entry-name-that-somebody-typed-to-tell-seeds-apart-1"
+NAMES = ["timesformer", "videomae", "vivit", LONG, "x", "r3d18-wide", "mc3-18", "slowfast-r50-k400"]
+
+
+@pytest.fixture(autouse=True)
+def style() -> Iterator[None]:
+    with figure_style():
+        yield
+
+
+def grid(position: int, *, ceiling: bool = True, axes: GridAxes = AXES) -> EntryGrid:
+    rng = np.random.default_rng(position)
+    accuracy = rng.uniform(0, 100, axes.shape)
+    accuracy[0, 0], accuracy[-1, -1] = 0.0, 100.0
+    low, high = np.maximum(accuracy - 7, 0), np.minimum(accuracy + 7, 100)
+    return EntryGrid(NAMES[position], position, accuracy, low, high, np.full(axes.shape, 100.0) if ceiling else None)
+
+
+def marks() -> CellMarks:
+    still, twins = np.zeros(AXES.shape, dtype=bool), np.full(AXES.shape, "", dtype=object)
+    still[0, 3:] = True
+    twins[0, 3:] = twins[1, 4] = "a"
+    return CellMarks(still, twins)
+
+
+def curve(position: int, points: int) -> TrainingCurve:
+    x = np.linspace(0, 5, points)
+    none = (np.zeros(0), np.zeros(0))
+    return TrainingCurve(NAMES[position], position, 0, (x, np.exp(-x)), (x, np.exp(-x) + 1), none, (x, 20 * x), (x, 1e-5 * x))
+
+
+def class_lines() -> list[ClassLine]:
+    rng = np.random.default_rng(1)
+    kinds = ["sensitive"] * 3 + ["robust"] * 3
+    return [ClassLine(f"HandstandPushupsWithLongName{n}", kind, rng.uniform(0, 100, 5)) for n, kind in enumerate(kinds)]
+
+
+def pairs(count: int) -> list[PairRow]:
+    names = [(a, b) for i, a in enumerate(NAMES[:count]) for b in NAMES[i + 1 : count]]
+    return [PairRow(a, b, n - 3.0, n - 9.0, n + 2.0, n > 6) for n, (a, b) in enumerate(names)]
+
+
+def cells(count: int) -> list[BestCell]:
+    return [
+        BestCell(NAMES[n], n, (50.0, 40.0, 60.0), (100.0 if n == 0 else 60.0, 98.0 if n == 0 else 52.0, 100.0), "coverage 100 %, stride 16")
+        for n in range(count)
+    ]
+
+
+def costs(count: int) -> list[CostPoint]:
+    return [CostPoint(NAMES[n], n, (50.0 + n, 40.0, 60.0), 10.0 * 4**n, 1e6 + n, None if n else 3.0) for n in range(count)]
+
+
+SCALE = common_scale([0, 100])
+CLASSES_101 = [f"Class{n:03d}WithLongName" for n in range(101)]
+
+FIGURES: dict[str, Callable[[], Figure | None]] = {
+    "heat map": lambda: accuracy_heatmap("videomae", grid(1).accuracy, axes=AXES, marks=marks(), scale=SCALE),
+    "heat map, long name": lambda: accuracy_heatmap(LONG, grid(1).accuracy, axes=AXES, marks=marks(), scale=SCALE),
+    "heat map, one cell": lambda: accuracy_heatmap(
+        "x", np.array([[50.0]]), axes=GridAxes((100,), (1,)), marks=no_marks((1, 1)), scale=SCALE
+    ),
+    "heat maps, 1": lambda: comparison_heatmaps([GridPanel(LONG, grid(0).accuracy, marks())], axes=AXES, scale=SCALE),
+    "heat maps, 3 + ceiling": lambda: comparison_heatmaps(
+        [GridPanel(n, grid(0).accuracy, marks()) for n in [*NAMES[:3], "oracle ceiling"]], axes=AXES, scale=SCALE
+    ),
+    "heat maps, 8": lambda: comparison_heatmaps(
+        [GridPanel(n, grid(0).accuracy, marks()) for n in NAMES], axes=AXES, scale=SCALE
+    ),
+    "heat maps, 5 with own ceilings": lambda: comparison_heatmaps(
+        *[[GridPanel(n, grid(0).accuracy, marks()) for n in NAMES[:5]]] * 2, axes=AXES, scale=SCALE
+    ),
+    "distinct-frame curves": lambda: accuracy_vs_distinct_frames(
+        [FrameCurve(n, i, np.array([1.0, 2, 5, 31.9]), np.array([0.0, 40, 70, 100])) for i, n in enumerate(NAMES)]
+    ),
+    "distinct-frame curve, one budget": lambda: accuracy_vs_distinct_frames(
+        [FrameCurve("x", 0, np.array([16.0]), np.array([50.0]))]
+    ),
+    "distinct frames": lambda: distinct_frame_map(
+        "vivit", np.full(AXES.shape, 31.5), np.full(AXES.shape, 0.97), axes=AXES, marks=marks(), model_frames=32
+    ),
+    "accuracy vs coverage": lambda: accuracy_vs_coverage(grid(0), axes=AXES),
+    "curves, 1": lambda: comparison_accuracy_vs_coverage([grid(0)], axes=AXES),
+    "curves, 8": lambda: comparison_accuracy_vs_coverage([grid(n) for n in range(8)], axes=AXES),
+    "curves, one stride": lambda: comparison_accuracy_vs_coverage(
+        [grid(n, axes=GridAxes((50, 100), (4,))) for n in range(2)], axes=GridAxes((50, 100), (4,))
+    ),
+    "training, 1 epoch": lambda: training_curves([curve(0, 1)]),
+    "training, 8 long": lambda: training_curves([curve(n, 5000) for n in range(8)]),
+    "confusion, 2": lambda: confusion_figure("x", np.array([[5, 1], [0, 0]]), ["left", "right"]),
+    "confusion, 8": lambda: confusion_figure(LONG, np.eye(8, dtype=int), CLASSES_101[:8]),
+    "confusion, 24": lambda: confusion_figure(LONG, np.eye(24, dtype=int) * 9, CLASSES_101[:24]),
+    "class spread, 101": lambda: per_class_distribution(
+        "vivit", np.random.default_rng(0).uniform(0, 100, (101, 5)), axes=AXES
+    ),
+    "class spread, 2": lambda: per_class_distribution("vivit", np.full((2, 5), 100.0), axes=AXES),
+    "representative": lambda: per_class_representative("vivit", class_lines(), axes=AXES),
+    "class bars, 2": lambda: per_class_bars(LONG, ["a", "b"], np.array([0.0, np.nan]), np.zeros(2), np.ones(2)),
+    "class bars, 60": lambda: per_class_bars(
+        "vivit", CLASSES_101[:60], np.linspace(0, 100, 60), np.zeros(60), np.full(60, 100.0)
+    ),
+    "best, 1": lambda: comparison_best_accuracy(cells(1)),
+    "best, 8": lambda: comparison_best_accuracy(cells(8)),
+    "forest, 1": lambda: forest_plot([("headline condition", pairs(2))], margin_points=1.0, confidence=0.95),
+    "forest, 28": lambda: forest_plot([("headline condition", pairs(8)), ("mean over all", pairs(8))], margin_points=None, confidence=0.9),
+    "cost, 1": lambda: accuracy_vs_cost(costs(1)),
+    "cost, 8": lambda: accuracy_vs_cost(costs(8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_nothing_is_cut_off_or_overlaps(name: str) -> None:
+    figure = FIGURES[name]()
+    assert figure is not None
+    assert points_outside(figure) == []
+    assert overlapping_texts(figure) == []
+    assert texts_outside(figure) == []
+
+
+@pytest.mark.parametrize("name", ["confusion 101", "bars 101"])
+def test_a_hundred_classes_are_all_labelled_inside_the_picture(name: str) -> None:
+    if name == "bars 101":
+        figure = per_class_bars("vivit", CLASSES_101, np.linspace(0, 100, 101), np.zeros(101), np.ones(101))
+    else:
+        figure = confusion_figure("vivit", np.eye(101, dtype=int), CLASSES_101)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels and set(labels) == set(CLASSES_101)
+    assert texts_outside(figure) == []
+    assert overlapping_texts(figure) == []
+
+
+def test_heat_map_panels_share_one_scale_that_covers_all_data() -> None:
+    values = [grid(n).accuracy / (n + 1) for n in range(3)]
+    scale = common_scale(*values)
+    figure = comparison_heatmaps([GridPanel(str(n), v, no_marks(AXES.shape)) for n, v in enumerate(values)], axes=AXES, scale=scale)
+    meshes = [c for ax in drawn_axes(figure) for c in ax.collections if isinstance(c, QuadMesh) and c.get_array().size == 25]
+    assert len(meshes) == 3
+    assert {mesh.get_clim() for mesh in meshes} == {(0.0, 100.0)}
+
+
+def test_heat_map_writes_each_value_in_its_cell() -> None:
+    values = np.arange(25, dtype=float).reshape(5, 5) * 3.3
+    ax = accuracy_heatmap("x", values, axes=AXES, marks=no_marks(AXES.shape), scale=SCALE).axes[0]
+    written = {(t.get_position()[1] - 0.5, t.get_position()[0] - 0.5): t.get_text() for t in ax.texts}
+    assert written == {(r, c): f"{values[r, c]:.1f}" for r in range(5) for c in range(5)}
+
+
+def test_unmeasured_cells_are_a_dash_not_nan() -> None:
+    values = np.full(AXES.shape, np.nan)
+    ax = accuracy_heatmap("x", values, axes=AXES, marks=no_marks(AXES.shape), scale=common_scale(values)).axes[0]
+    assert {text.get_text() for text in ax.texts} == {"–"}
+
+
+def test_still_and_identical_cells_are_marked_and_explained() -> None:
+    figure = accuracy_heatmap("x", grid(0).accuracy, axes=AXES, marks=marks(), scale=SCALE)
+    ax = figure.axes[0]
+    assert len([patch for patch in ax.patches if patch.get_hatch()]) == 2
+    assert [text.get_text() for text in ax.texts].count("a") == 3
+    assert figure.get_supxlabel() == "hatched: one still frame · same letter: identical clips"
+
+
+def test_confusion_rows_are_percent_of_the_true_class_and_empty_rows_stay_empty() -> None:
+    ax = confusion_figure("x", np.array([[3, 1], [0, 0]]), ["left", "right"]).axes[0]
+    assert [text.get_text() for text in ax.texts] == ["75", "25"]
+
+
+def test_no_loss_spike_is_lost_when_a_long_record_is_thinned() -> None:
+    x = np.arange(10_000, dtype=float)
+    y = np.ones(10_000)
+    y[6_543], y[17] = 50.0, -3.0
+    thin_x, thin_y = thin_series(x, y)
+    assert len(thin_x) <= 400
+    assert thin_y.max() == 50.0
+    assert thin_y.min() == -3.0
+    assert (np.diff(thin_x) > 0).all()
+
+
+def test_values_that_are_not_finite_are_left_out_of_curves() -> None:
+    x, y = thin_series(np.array([0.0, 1.0, 2.0]), np.array([1.0, np.nan, np.inf]))
+    assert x.tolist() == [0.0]
+    assert y.tolist() == [1.0]
+
+
+def test_dots_of_equal_classes_stand_beside_each_other() -> None:
+    shifts = side_by_side(np.array([50.0, 50.0, 50.0, 90.0]))
+    assert len(set(shifts[:3])) == 3
+    assert shifts[3] == 0
+
+
+def test_no_cost_measured_means_no_cost_figure() -> None:
+    assert accuracy_vs_cost([CostPoint("a", 0, (50.0, 40.0, 60.0), None, None, None)]) is None
+
+
+@pytest.mark.parametrize("name", ["heat maps, 8", "curves, 8", "forest, 1", "cost, 1"])
+def test_pictures_are_not_blank(name: str) -> None:
+    figure = FIGURES[name]()
+    assert figure is not None
+    assert pixels(render(figure)["png"]).std() > 5

@@ -1,0 +1,116 @@
+"""The trainer with real video files, the real loader and real models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from regatta.config.schema import DataSection, EntrySection
+from regatta.core.errors import StopRequested
+from regatta.core.seeds import stream
+from regatta.core.signals import StopFlag
+from regatta.data.loader import ClipLoader
+from regatta.data.manifest import Manifest
+from regatta.data.scan import build_manifest
+from regatta.data.transforms import normalise
+from regatta.data.video_files import write_video
+from regatta.models.spec import resolve_model
+from regatta.models.weights import load_model
+from regatta.training.loop import train_run
+from tests.training.tiny_training import outcome, tiny_run
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Videos that grow brighter or darker: 6 + 6 to train on, 2 + 2 to validate, 1 + 1 to judge."""
+    root = tmp_path_factory.mktemp("videos")
+    rng = stream(0, "videos")
+    ramp = np.linspace(40, 210, 10)
+    for split, count in (("train", 6), ("validation", 2), ("test", 1)):
+        for name, course in (("brighter", ramp), ("darker", ramp[::-1])):
+            for number in range(count):
+                noise = rng.normal(0, 8, (10, 40, 48, 3))
+                images = (course[:, None, None, None] + noise).clip(0, 255).astype(np.uint8)
+                write_video(root / split / name / f"{split}-{number}.mp4", images, fps=10)
+    data = DataSection.model_validate({"source": "folder", "root": str(root)})
+    return build_manifest(data, cache_folder=tmp_path_factory.mktemp("cache"))
+
+
+def real_run(
+    path: Path, manifest: Manifest, model: str, *, options: dict[str, Any], **recipe: Any
+) -> dict[str, Any]:
+    """Arguments of `train_run` as the worker would give them."""
+    entry = {"name": "e", "model": model, "size": "tiny", "checkpoint": "none", "options": options}
+    spec = resolve_model(EntrySection.model_validate(entry), len(manifest.classes), seed=3)
+    shape: dict[str, Any] = {"frames": spec.frames, "image_size": spec.image_size}
+    shape |= {"resize": spec.resize, "batch_size": 4, "seed": 3, "threads": 1}
+    run = tiny_run(path, classes=manifest.classes, seed=3, **{"epochs": 2, "lr": 1e-3, **recipe})
+    return {
+        **run,
+        "module": spec.build(len(manifest.classes)),
+        "spec": spec,
+        "train_loader": ClipLoader(manifest.split("train"), augment="standard", **shape),
+        "validation": ClipLoader(manifest.split("validation"), augment="none", **shape),
+    }
+
+
+class StopAt(StopFlag):
+    """A stop request that arrives once it was asked about so many times."""
+
+    def __init__(self, polls: int) -> None:
+        super().__init__()
+        self.polls = polls
+
+    @property
+    def requested(self) -> bool:
+        self.polls -= 1
+        if self.polls == 0:
+            self.request()
+        return self._count > 0
+
+
+@pytest.mark.parametrize("model", ["cnn3d", "videomae"])
+def test_a_real_run_resumes_to_the_same_bits(tmp_path: Path, manifest: Manifest, model: str):
+    options = {"frames": 4, "image_size": 32, "dropout": 0.1}
+    train_run(**real_run(tmp_path / "whole", manifest, model, options=options))
+    for polls in (2, 3):
+        run = real_run(tmp_path / "cut", manifest, model, options=options)
+        with pytest.raises(StopRequested):
+            train_run(**{**run, "stop": StopAt(polls)})
+    train_run(**real_run(tmp_path / "cut", manifest, model, options=options))
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_the_saved_model_scores_what_the_results_say(tmp_path: Path, manifest: Manifest):
+    options = {"frames": 4, "image_size": 32}
+    run = real_run(tmp_path, manifest, "cnn3d", options=options, epochs=4)
+    results = train_run(**run)
+    module, spec, classes = load_model(tmp_path / "model")
+    assert classes == ["brighter", "darker"]
+    correct = 0
+    for batch in run["validation"].batches(0):
+        with torch.inference_mode():
+            logits = module(normalise(batch.videos, spec.mean, spec.std))
+        correct += int((logits.argmax(1) == batch.labels).sum())
+    assert correct / 4 == results["best_val_accuracy"]
+
+
+def test_gradient_checkpointing_gives_the_same_training(tmp_path: Path, manifest: Manifest):
+    losses = []
+    for switch in (False, True):
+        run = real_run(
+            tmp_path / str(switch),
+            manifest,
+            "videomae",
+            options={"frames": 4, "image_size": 32, "dropout": 0.1},
+            epochs=1,
+            gradient_checkpointing=switch,
+        )
+        losses.append(train_run(**run)["history"][0]["train_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
