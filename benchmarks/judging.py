@@ -47,7 +47,7 @@ from regatta.records.predictions import read_part
 HEIGHT, WIDTH, FPS, CLASSES = 240, 320, 25, 101
 MODELS = ("timesformer", "videomae", "vivit")
 CODECS = {
-    "xvid": (".avi", "mpeg4", "XVID", {"qscale": "7", "flags": "+qscale", "g": "250"}),
+    "xvid": (".avi", "mpeg4", "XVID", {"b": "600000", "g": "250"}),
     "h264": (".mp4", "libx264", None, {"preset": "veryfast", "crf": "23"}),
 }
 CPU = torch.device("cpu")
@@ -103,7 +103,7 @@ def make_clip(folder: Path, codec: str, number: int) -> Sample:
     background, discs = texture(rng, 2 * HEIGHT, 2 * WIDTH), texture(rng, 64, 64)
     rows, columns = np.mgrid[-32:32, -32:32]
     inside = (np.hypot(rows, columns) < 30)[..., None]
-    noise = rng.normal(0, 3, (4, HEIGHT, WIDTH, 3)).astype(np.int16)
+    noise = rng.normal(0, 1.5, (4, HEIGHT, WIDTH, 3)).astype(np.int16)
     speed, turn = rng.uniform(0.5, 2.0), rng.uniform(-0.2, 0.2)
     for k in range(frames):
         top, left = int(k * speed) % HEIGHT, int(k * speed * 0.7) % WIDTH
@@ -141,7 +141,7 @@ def make_clip(folder: Path, codec: str, number: int) -> Sample:
 def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Coarse and fine random detail, uint8 [height, width, 3]."""
     picture = np.full((height, width, 3), 128.0)
-    for cell, strength in ((32, 40), (8, 25), (2, 12)):
+    for cell, strength in ((32, 40), (8, 20), (2, 5)):
         grid = rng.normal(0, strength, (height // cell + 1, width // cell + 1, 3))
         picture += np.kron(grid, np.ones((cell, cell, 1)))[:height, :width]
     return np.clip(picture, 0, 255).astype(np.uint8)

@@ -1,4 +1,5 @@
-"""How long `regatta --help` and `regatta status` take as whole processes, beside `python -c pass` and `import torch`.
+"""How long `regatta --help` and `regatta status` take as whole processes, beside `python -c pass`
+and `import torch`.
 
     .venv/bin/python benchmarks/startup.py [--repeats 7]
 
@@ -33,7 +34,10 @@ def main() -> None:
         for name, arguments in COMMANDS.items():
             seconds[name].append(timed(arguments))
     for name, values in seconds.items():
-        print(f"{name:<16} median {statistics.median(values):.3f} s  ({min(values):.3f}-{max(values):.3f})")
+        print(
+            f"{name:<16} median {statistics.median(values):.3f} s"
+            f"  ({min(values):.3f}-{max(values):.3f})"
+        )
     slowest = max(statistics.median(seconds[name]) for name in ("regatta --help", "regatta status"))
     verdict = "met" if slowest < TARGET_SECONDS else "MISSED"
     print(f"target under {TARGET_SECONDS} s: {verdict}")
@@ -41,11 +45,16 @@ def main() -> None:
 
 def check_torch_free(name: str) -> None:
     child = subprocess.run(
-        [sys.executable, "-X", "importtime", *COMMANDS[name]], capture_output=True, text=True, check=False
+        [sys.executable, "-X", "importtime", *COMMANDS[name]],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     loaded = {line.rpartition("|")[2].strip() for line in child.stderr.splitlines()}
     if "regatta.cli.main" not in loaded or "torch" in loaded:
-        raise SystemExit(f"{name}: torch is imported" if "torch" in loaded else f"{name}: did not run")
+        raise SystemExit(
+            f"{name}: torch is imported" if "torch" in loaded else f"{name}: did not run"
+        )
 
 
 def timed(arguments: list[str]) -> float:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-# One thread per process: tests compare bits, and several of them start processes on a small machine.
+# One thread per process: tests compare bits, and several of them start processes on a small
+# machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real clips, lists and tables beside the checkout; tests that need them are skipped without."""
+    """Real clips, lists and tables beside the checkout; tests that need them are skipped
+    without."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"real data is not beside this checkout ({folder})")

@@ -1,4 +1,5 @@
-"""The main promise, end to end on real video files: one command, one report, and killing it anywhere changes nothing."""
+"""The main promise, end to end on real video files: one command, one report, and killing it
+anywhere changes nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ data:
 entries:
   - {{name: vmae, model: videomae, size: tiny, checkpoint: none}}
   - {{name: conv, model: cnn3d, size: tiny, checkpoint: none}}
-train: {{epochs: 2, batch_size: 8, lr: 1e-3, flip: false, checkpoint_every_steps: 1, log_every_steps: 1}}
+train: {{epochs: 2, batch_size: 8, lr: 1e-3, flip: false, checkpoint_every_steps: 1,
+log_every_steps: 1}}
 protocol:
   name: temporal-grid
   part_samples: 4
@@ -140,8 +142,11 @@ def test_tables_have_one_row_per_model_and_condition(clean):
         assert {r["n_samples"] for r in rows} == {"20"}
     combined = list(csv.DictReader((folder.results / "results_multimodel.csv").open()))
     assert len(combined) == 8
-    first = "model,coverage,stride,accuracy,n_samples,elapsed_time,correct,top5,distinct_frames,span_seconds"
-    assert ",".join(combined[0]).startswith(first + ",rate_hz,pad_share,identical_to")
+    first = (
+        "model,coverage,stride,accuracy,n_samples,elapsed_time,correct,top5,"
+        "distinct_frames,span_seconds,rate_hz,pad_share,identical_to"
+    )
+    assert ",".join(combined[0]).startswith(first)
 
 
 def test_accuracy_in_the_table_is_the_accuracy_of_the_predictions(clean):
@@ -151,7 +156,9 @@ def test_accuracy_in_the_table_is_the_accuracy_of_the_predictions(clean):
         f"c{r['coverage']}s{r['stride']}": float(r["accuracy"])
         for r in csv.DictReader((folder.results / "results_vmae.csv").open())
     }
-    expected = dict(zip([c.id for c in judged.conditions], judged.correct().mean(axis=1), strict=True))
+    expected = dict(
+        zip([c.id for c in judged.conditions], judged.correct().mean(axis=1), strict=True)
+    )
     assert rows == pytest.approx(expected)
 
 
@@ -194,7 +201,9 @@ def test_killed_worker_is_restarted_and_changes_nothing(home: Path, clean):
 def test_killed_supervisor_leaves_no_worker_and_the_next_run_finishes(home: Path, clean):
     child = launch(home)
     folder = StudyFolder(home / "runs" / "tiny")
-    wait_until(lambda: folder.study_yaml.exists() and steps_logged(folder) >= 3, "three steps logged")
+    wait_until(
+        lambda: folder.study_yaml.exists() and steps_logged(folder) >= 3, "three steps logged"
+    )
     workers = live_workers(folder)
     assert workers
     child.kill()
@@ -207,7 +216,9 @@ def test_killed_supervisor_leaves_no_worker_and_the_next_run_finishes(home: Path
 def test_ctrl_c_stops_gracefully_and_the_next_run_finishes(home: Path, clean):
     child = launch(home)
     folder = StudyFolder(home / "runs" / "tiny")
-    wait_until(lambda: folder.study_yaml.exists() and steps_logged(folder) >= 3, "three steps logged")
+    wait_until(
+        lambda: folder.study_yaml.exists() and steps_logged(folder) >= 3, "three steps logged"
+    )
     os.kill(child.pid, signal.SIGINT)
     output, _ = child.communicate(timeout=60)
     assert child.returncode == 130, output
@@ -222,7 +233,7 @@ def test_ctrl_c_stops_gracefully_and_the_next_run_finishes(home: Path, clean):
 def test_a_damaged_prediction_part_is_named_and_only_it_is_redone(home: Path, clean):
     finish(home)
     folder = StudyFolder(home / "runs" / "tiny")
-    spec, run = folder.runs()[0]
+    _spec, run = folder.runs()[0]
     target = run.predictions(protocol_id(folder.study().protocol))
     parts = sorted(target.glob("part-*.parquet"))
     kept = {part: part.stat().st_mtime_ns for part in parts[1:]}

@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from orchestrate.conftest import toy, toy_names  # noqa: F401 - fixtures
-from orchestrate.toy import Toy, toy_mapping
+import pytest
 
 from regatta.records.status import Status, process_identity, write_status
+from tests.orchestrate.toy import Toy, toy_mapping, toy_study
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Iterator[Toy]:
+    with toy_study(tmp_path) as study:
+        yield study
 
 
 def test_every_study_under_the_runs_folder_is_shown(toy: Toy):

@@ -1,16 +1,24 @@
-"""Promises of `regatta stop`: it asks exactly who works on the study, waits, and says what happened."""
+"""Promises of `regatta stop`: it asks who works on the study, waits, and says what happened."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 
-from orchestrate.conftest import toy, toy_names  # noqa: F401 - fixtures
-from orchestrate.toy import HOLDING, Toy, processes_of, toy_mapping, wait_until
+import pytest
 
 from regatta.records.status import process_identity, this_process
+from tests.orchestrate.toy import HOLDING, Toy, processes_of, toy_mapping, toy_study, wait_until
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Iterator[Toy]:
+    with toy_study(tmp_path) as study:
+        yield study
 
 
 def start_holding(toy: Toy, *names: str) -> subprocess.Popen[str]:
@@ -44,7 +52,7 @@ def test_one_run_is_stopped_and_the_others_go_on(toy: Toy):
     assert (toy.status("ann").state, toy.status("bob").state) == ("interrupted", "done")
 
 
-def test_runs_that_are_judged_together_cannot_be_stopped_alone(tmp_path, toy: Toy):
+def test_runs_that_are_judged_together_cannot_be_stopped_alone(tmp_path: Path, toy: Toy):
     toy = Toy(tmp_path, toy_mapping(max_parallel=1))
     toy.prepare()
     toy.finish_training("ann", "bob")

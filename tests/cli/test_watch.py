@@ -1,12 +1,21 @@
-"""Promises of `regatta watch`: it follows to the end, prints plain lines in a pipe, and never disturbs."""
+"""Promises of `regatta watch`: it follows a study to its end and never disturbs it."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
-from orchestrate.conftest import toy, toy_names  # noqa: F401 - fixtures
-from orchestrate.toy import HOLDING, Toy, wait_until
+import pytest
+
+from tests.orchestrate.toy import HOLDING, Toy, toy_study, wait_until
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Iterator[Toy]:
+    with toy_study(tmp_path) as study:
+        yield study
 
 
 def test_watching_follows_a_study_to_its_end(toy: Toy):

@@ -1,4 +1,5 @@
-"""Promises of the run list: one run per entry and seed, ids that follow exactly what determines the weights."""
+"""Promises of the run list: one run per entry and seed, ids that follow exactly what determines the
+weights."""
 
 from __future__ import annotations
 

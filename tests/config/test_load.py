@@ -87,7 +87,13 @@ def test_missing_file_names_init(tmp_path: Path):
 def test_set_overrides_sections_entries_and_lists(write):
     study = load_study(
         write(GOOD),
-        ["train.epochs=1", "entries=[slow]", "entries.slow.size=small", "seeds=[0,1]", "launch.retries=0"],
+        [
+            "train.epochs=1",
+            "entries=[slow]",
+            "entries.slow.size=small",
+            "seeds=[0,1]",
+            "launch.retries=0",
+        ],
     )
     assert study.train.epochs == 1
     assert [(e.name, e.model, e.size, e.options) for e in study.entries] == [

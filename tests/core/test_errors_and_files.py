@@ -30,9 +30,14 @@ def test_error_text_gives_what_where_and_next_step():
 def test_failed_write_keeps_old_content_and_leaves_no_partial(tmp_path: Path):
     target = tmp_path / "a.json"
     files.write_json(target, {"old": 1})
-    with pytest.raises(ZeroDivisionError), files.atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+
+    def fail_halfway() -> None:
+        with files.atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_halfway()
     assert files.read_json(target) == {"old": 1}
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -75,6 +80,12 @@ def test_unwritable_folder_is_a_disk_error_with_next_step(tmp_path: Path):
     assert str(blocker) in str(caught.value)
 
 
+def test_a_file_in_place_of_a_folder_is_a_disk_error(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="cannot write"):
+        files.write_text(tmp_path / "file" / "a.txt", "x")
+
+
 def test_json_never_holds_nan(tmp_path: Path):
     files.write_json(tmp_path / "a.json", {"x": float("nan"), "y": [float("inf"), 1.5]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": None, "y": [None, 1.5]}
@@ -87,6 +98,8 @@ def test_torn_last_line_is_left_out_but_torn_middle_is_an_error(tmp_path: Path):
     with path.open("a") as handle:
         handle.write('{"step": 3, "lo')
     assert files.read_json_lines(path) == [{"step": 1}, {"step": 2}]
+    files.append_json_line(path, {"step": 3})
+    assert files.read_json_lines(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(RecordError, match="line is not JSON"):
         files.read_json_lines(path)

@@ -1,4 +1,5 @@
-"""Promises of the registry: names without imports, nearest name on a miss, third-party entry points."""
+"""Promises of the registry: names without imports, nearest name on a miss, third-party entry
+points."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ from regatta.core.seeds import derive_seed, stream
 
 
 def test_seed_is_the_documented_hash():
-    # First 8 bytes of sha256("7/order/3"), big-endian, without the lowest bit: computed by hand with sha256sum.
+    # First 8 bytes of sha256("7/order/3"), big-endian, without the lowest bit: computed by hand
+    # with sha256sum.
     import hashlib
 
     expected = int(hashlib.sha256(b"7/order/3").hexdigest()[:16], 16) // 2
@@ -34,7 +35,8 @@ def test_drawing_from_one_stream_leaves_another_alone():
 
 def _signalled(count: int, *, body: str) -> subprocess.CompletedProcess[str]:
     code = (
-        "import os, signal\nfrom regatta.core.signals import StopFlag\nflag = StopFlag().install()\n"
+        "import os, signal\nfrom regatta.core.signals import StopFlag\n"
+        "flag = StopFlag().install()\n"
         f"for _ in range({count}): os.kill(os.getpid(), signal.SIGTERM)\n" + body
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

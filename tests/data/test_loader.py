@@ -20,8 +20,6 @@ from regatta.data.frame_plan import plan_training_clip
 from regatta.data.loader import (
     Batch,
     ClipLoader,
-    FrameCache,
-    evaluation_batches,
     map_in_threads,
     read_sample,
 )
@@ -132,10 +130,10 @@ def test_every_sample_comes_exactly_once_over_all_ranks(samples, world):
 
 
 def test_ranks_share_the_global_batches_of_one_process_and_its_clips(samples):
-    alone = list(loader(samples, batch_size=6).batches(3))
-    for world in (2, 3):
+    alone = list(loader(samples, batch_size=8).batches(3))
+    for world in (2, 4):
         ranks = [
-            list(loader(samples, batch_size=6 // world, rank=r, world=world).batches(3))
+            list(loader(samples, batch_size=8 // world, rank=r, world=world).batches(3))
             for r in range(world)
         ]
         for position, batch in enumerate(alone):
@@ -260,54 +258,6 @@ def test_no_reading_thread_is_left_behind(samples):
     assert not readers_alive()
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 7])
-def test_validation_covers_every_sample_exactly_once_over_ranks(samples, world):
-    wanted = {
-        sample.sample_id: resize_frames(
-            torch.from_numpy(
-                read_frames(sample.path, plan_training_clip(sample.frames, 4, None)).images
-            ),
-            size=16,
-            resize="squash",
-        )
-        for sample in samples
-    }
-    seen: Counter[str] = Counter()
-    for rank in range(world):
-        batches = list(
-            evaluation_batches(
-                samples,
-                frames=4,
-                image_size=16,
-                resize="squash",
-                batch_size=3,
-                rank=rank,
-                world=world,
-            )
-        )
-        for sample_id, clip in by_id(batches).items():
-            assert torch.equal(clip, wanted[sample_id])
-        seen.update(sample_id for batch in batches for sample_id in batch.sample_ids)
-    assert seen == Counter(list(wanted))
-
-
-def test_validation_reads_each_file_once_with_a_shared_cache(tmp_path):
-    own = [make_sample(tmp_path, number) for number in range(3)]
-    cache = FrameCache(10**8)
-
-    def run() -> list[Batch]:
-        return list(
-            evaluation_batches(
-                own, frames=4, image_size=16, resize="crop", batch_size=2, cache=cache
-            )
-        )
-
-    first = run()
-    for sample in own:
-        os.unlink(sample.path)
-    assert_same(run(), first)
-
-
 def test_no_samples_is_a_named_error():
     with pytest.raises(DataError, match="no samples"):
         loader([])
@@ -343,6 +293,35 @@ def test_weight_ahead_stays_within_the_limit_but_one_item_always_passes():
         assert result == weights[number]
         # The last one pulled waits for room outside the pool.
         assert sum(pulled[number:-1]) <= 10 or len(pulled[number:-1]) == 1
+
+
+def test_room_for_weight_is_given_back():
+    pulled: list[int] = []
+
+    def items():
+        for number in range(30):
+            pulled.append(number)
+            yield number
+
+    results = map_in_threads(
+        lambda n: n, items(), threads=2, ahead=100, weigh=lambda _: 1, weight_limit=5
+    )
+    assert [len(pulled) for _ in results] == [min(number + 6, 30) for number in range(30)]
+
+
+def test_what_was_not_begun_when_it_is_closed_is_never_done():
+    begun: list[int] = []
+    never = threading.Event()
+
+    def work(number: int) -> int:
+        begun.append(number)
+        never.wait(timeout=0.05 if number else 0)
+        return number
+
+    results = map_in_threads(work, range(50), threads=1, ahead=50)
+    assert next(results) == 0
+    results.close()
+    assert len(begun) < 10
 
 
 def test_an_exception_comes_up_at_its_turn_and_ends_the_threads():

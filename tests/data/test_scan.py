@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -176,25 +177,77 @@ def test_a_cut_file_is_never_taken_for_a_whole_one(tmp_path: Path, suffix: str, 
     assert isinstance(second, str) or is_truncated(second)
 
 
-def test_a_download_that_broke_off_is_found_in_mp4_with_the_index_in_front(tmp_path: Path):
-    settings = {"movflags": "+faststart"}
-    path = tmp_path / "front.mp4"
-    with av.open(str(path), "w", container_options=settings) as container:
-        stream = container.add_stream("libx264", rate=12, options={"g": "1"})
-        stream.width = stream.height = 16
-        stream.pix_fmt = "yuv420p"
-        rng = np.random.default_rng(0)
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("index_in_front.mp4", "libx264", {"bf": "0", "mbtree": "0"}),
+        ("plain.avi", "mpeg4", {}),
+        ("b_frames.avi", "mpeg4", {"bf": "2"}),
+    ],
+)
+def test_a_copy_that_broke_off_between_two_frames_is_found(
+    tmp_path: Path, name: str, codec: str, options: dict[str, str]
+):
+    # Nothing is undecodable here: only the count against the header tells.
+    path, rng = tmp_path / name, np.random.default_rng(0)
+    front = {"movflags": "+faststart"} if name.endswith("mp4") else {}
+    with av.open(str(path), "w", container_options=front) as container:
+        stream = container.add_stream(codec, rate=12, options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
         for _ in range(40):
             image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode(None))
-    whole = path.read_bytes()
+    assert not is_truncated(probe(path))
     with av.open(str(path)) as container:
-        ends = [p.pos + p.size for p in container.demux(video=0) if p.pos is not None and p.size]
-    path.write_bytes(whole[: ends[19]])
+        packets = [p for p in container.demux(video=0) if p.size]
+    ends = sorted((p.pos or 0) + p.size for p in packets)
+    path.write_bytes(path.read_bytes()[: ends[33] + ends[33] % 2])
     facts = probe(path)
-    assert facts.counted_frames < 40
+    assert (facts.concealed_frames, facts.header_frames) == (0, 40)
+    assert facts.counted_frames in (33, 34)
     assert is_truncated(facts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "truncated"),
+    [
+        # 25 frames per second; in AVI `missing_seconds` follows from the count.
+        ({"container": "avi", "counted_frames": 100}, False),
+        ({"container": "avi", "counted_frames": 99, "missing_seconds": 0.04}, True),
+        (
+            {"container": "avi", "counted_frames": 98, "missing_seconds": 0.08, "reordered": True},
+            False,
+        ),
+        (
+            {"container": "avi", "counted_frames": 97, "missing_seconds": 0.12, "reordered": True},
+            True,
+        ),
+        (
+            {
+                "container": "avi",
+                "counted_frames": 99,
+                "missing_seconds": 0.04,
+                "reordered": True,
+                "concealed_frames": 1,
+            },
+            True,
+        ),
+        # Frames that an AVI repeats by an empty chunk are in its header, and no time is missing.
+        ({"container": "avi", "counted_frames": 60, "missing_seconds": 0.0}, False),
+        ({"container": "mov", "counted_frames": 60, "missing_seconds": 0.04}, False),
+        ({"container": "mov", "counted_frames": 60, "missing_seconds": 1.6}, True),
+        ({"container": "mov", "counted_frames": 100, "missing_seconds": 1.6}, False),
+        ({"container": "mov", "counted_frames": 60, "missing_seconds": None}, True),
+        ({"container": "matroska", "header_frames": None, "missing_seconds": 0.2}, False),
+        ({"container": "matroska", "header_frames": None, "missing_seconds": 0.24}, True),
+        ({"container": "h264", "header_frames": None, "missing_seconds": None}, False),
+    ],
+)
+def test_when_a_file_counts_as_truncated(tmp_path: Path, changes: dict[str, Any], truncated: bool):
+    whole = replace(probe(clip(tmp_path / "a.avi", 0, codec="mpeg4")), fps=25.0, header_frames=100)
+    assert is_truncated(replace(whole, **{"missing_seconds": 0.0, **changes})) == truncated
 
 
 def test_an_edit_list_is_no_damage(tmp_path: Path, shared_data: Path):
@@ -293,13 +346,13 @@ def test_known_files_are_not_opened_again(root: Path, tmp_path: Path):
         )
 
     first = scan()
-    assert calls[0] == (0, 20, "")
+    assert calls[0] == (0, 20, "scanning")
     assert [done for done, _, _ in calls] == list(range(21))
     assert scan() == first
-    assert calls == [(20, 20, "")]
+    assert calls == [(20, 20, "scanning")]
     clip(root / "a" / "3.mp4", 999, frames=14)
     changed = scan()
-    assert calls == [(19, 20, ""), (20, 20, "3.mp4")]
+    assert calls == [(19, 20, "scanning"), (20, 20, "scanning 3.mp4")]
     assert next(s.frames for s in changed.samples if s.sample_id == "a/3.mp4") == 14
 
 
@@ -357,6 +410,17 @@ def test_files_are_cut_into_pieces(root: Path):
     ]
     # 20 clips of 12 frames leave 2 each, 27 leave 2, and 4 are not enough for one piece.
     assert any(note.startswith("46 frames at the ends of 22") for note in manifest.notes)
+
+
+def test_a_listed_range_is_cut_within_itself(listed: Path):
+    header = "video_path,label,split,start_frame,end_frame"
+    lines = [
+        f"{c}/{n}.mp4,{c},{s},3,11" for c in "ab" for n, s in ((1, "train"), (2, "validation"))
+    ]
+    write_list(listed, lines, header)
+    ids = [s.sample_id for s in build(listed, "manifest", options={"segment_frames": 4}).samples]
+    expected = [f"{c}/{n}.mp4#{part}" for c in "ab" for n in (1, 2) for part in ("3-7", "7-11")]
+    assert ids == expected
 
 
 def test_ranges_of_one_file_are_samples_of_one_group(listed: Path):

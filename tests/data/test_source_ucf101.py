@@ -104,6 +104,13 @@ def test_line_ends_blanks_and_missing_numbers_are_as_published(small: Path):
     assert rows[0].path == small / "Archery" / "v_Archery_g08_c01.avi"
 
 
+def test_lists_saved_by_an_editor_with_a_byte_order_mark_are_read(small: Path):
+    expected = read(small)
+    for path in (small / "ucfTrainTestlist").iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read(small) == expected
+
+
 def test_chosen_classes_and_pieces(small: Path):
     rows = read(small, classes=["YoYo"], segment_frames=50)
     assert {row.label_name for row in rows} == {"YoYo"}

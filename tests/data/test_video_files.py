@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from av.video.frame import PictureType
 
-from regatta.core.errors import DataError
+from regatta.core.errors import DataError, DiskError
 from regatta.data.video_files import write_video
 
 
@@ -121,6 +121,12 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path):
         write_video(path, pattern(2, 47, 63), fps=25)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made_is_a_disk_error(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DiskError):
+        write_video(tmp_path / "file" / "a.mp4", pattern(), fps=25)
 
 
 def test_a_full_disk_is_a_disk_error_and_leaves_nothing(tmp_path: Path):

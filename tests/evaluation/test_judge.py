@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -20,7 +21,7 @@ from regatta.config.schema import EntrySection, ProtocolSection
 from regatta.core.errors import DecodeError, StopRequested
 from regatta.core.files import read_json
 from regatta.core.signals import StopFlag
-from regatta.data.decode import read_frames
+from regatta.data.decode import probe, read_frames
 from regatta.data.manifest import Sample
 from regatta.data.transforms import normalise, resize_frames
 from regatta.data.video_files import write_video
@@ -51,6 +52,23 @@ def protocol(**options: Any) -> Protocol:
 GRID = protocol(coverage=[25, 100], stride=[1, 4, 16])
 
 
+TEMPLATE = Sample(
+    sample_id="",
+    path="",
+    label=0,
+    label_name=CLASSES[0],
+    group="g",
+    split="test",
+    start_frame=0,
+    frames=1,
+    fps=20.0,
+    width=32,
+    height=24,
+    duration_seconds=1.0,
+    content_hash="",
+)
+
+
 def make_sample(folder: Path, number: int) -> Sample:
     """A textured clip of 20 to 28 frames that moves by `number` pixels per frame."""
     frames = 20 + 4 * (number % 3)
@@ -58,19 +76,14 @@ def make_sample(folder: Path, number: int) -> Sample:
     images = np.stack([np.roll(texture, number * k, axis=1) for k in range(frames)])
     suffix, codec = ("avi", "mpeg4") if number % 2 else ("mp4", "libx264")
     path = write_video(folder / f"clip{number:02d}.{suffix}", images, fps=20, codec=codec)
-    return Sample(
+    return replace(
+        TEMPLATE,
         sample_id=path.name,
         path=str(path),
         label=number % 3,
         label_name=CLASSES[number % 3],
         group=f"g{number // 2}",
-        split="test",
-        start_frame=0,
         frames=frames,
-        fps=20.0,
-        width=32,
-        height=24,
-        duration_seconds=frames / 20,
         content_hash=sha256(path.read_bytes()).hexdigest(),
     )
 
@@ -203,6 +216,33 @@ def test_real_models_are_bit_equal_to_the_naive_loop(samples, tmp_path, model):
         assert np.array_equal(found, wanted[row["sample_id"], row["condition"]])
 
 
+def test_published_clips_are_bit_equal_to_the_naive_loop(shared_data, tmp_path):
+    samples = []
+    for name in ("v_ucf101_sample.avi", "video_90.mov", "h265_video.mp4"):
+        path = shared_data / "video" / name
+        facts = probe(path)
+        samples.append(
+            replace(
+                TEMPLATE,
+                sample_id=name,
+                path=str(path),
+                frames=facts.counted_frames,
+                fps=facts.fps,
+                width=facts.width,
+                height=facts.height,
+                content_hash=facts.content_hash,
+            )
+        )
+    judged = entry(tmp_path, "a", image_size=32)
+    design = protocol(coverage=[10, 100], stride=[1, 16])
+    judge([judged], samples, design)
+    wanted = naive_scores(judged, samples, design, batch_size=4)
+    table, scores = table_of(judged.folder)
+    assert len(table) == 3 * 4
+    for row, found in zip(rows_of(table), scores, strict=True):
+        assert np.array_equal(found, wanted[row["sample_id"], row["condition"]])
+
+
 def test_rows_carry_the_truth_about_each_clip(samples, tmp_path):
     judged = entry(tmp_path, "a")
     judge([judged], samples)
@@ -278,6 +318,23 @@ def test_shards_give_the_parts_of_one_process_and_every_sample_once(samples, tmp
     assert found.cost["parts_measured"] == 3
 
 
+def test_shards_that_start_together_over_stale_parts_lose_nothing(samples, tmp_path):
+    wanted = entry(tmp_path / "whole", "a", fingerprint={"weights": 0})
+    judge([wanted], samples)
+    for weights in range(1, 5):
+        # Made here, because threads would draw their weights from one generator at a time.
+        shards = [entry(tmp_path, "a", fingerprint={"weights": weights}) for _ in range(3)]
+        with ThreadPoolExecutor(3) as pool:
+            # The parts of the round before are stale for all three at once.
+            done = [
+                pool.submit(judge, [judged], samples, shard=(index, 3))
+                for index, judged in enumerate(shards)
+            ]
+            assert sum(future.result().parts_done for future in done) == 3
+        assert finalize(shards[0], samples)
+        assert hashes(shards[0].folder) == hashes(wanted.folder)
+
+
 def test_a_deleted_part_alone_is_judged_again(samples, tmp_path):
     modules = [TinyConv(), TinyConv()]
     first, second = (
@@ -326,8 +383,10 @@ def test_judging_twice_does_nothing_the_second_time(samples, tmp_path):
 
 @pytest.mark.parametrize("change", ["samples", "protocol", "weights"])
 def test_parts_of_another_judging_never_mix_in(samples, tmp_path, change):
-    judge([entry(tmp_path, "a", fingerprint={"weights": 1})], samples)
-    assert finalize(entry(tmp_path, "a"), samples)
+    before = entry(tmp_path, "a", fingerprint={"weights": 1})
+    judge([before], samples)
+    assert finalize(before, samples)
+    (before.folder / "ceiling.json").write_text("{}")
     chosen, design, weights = samples, GRID, 1
     if change == "samples":
         chosen = samples[:4]
@@ -336,8 +395,10 @@ def test_parts_of_another_judging_never_mix_in(samples, tmp_path, change):
     else:
         weights = 2
     again = entry(tmp_path, "a", fingerprint={"weights": weights})
+    assert not finalize(again, chosen, design)
     cost = judge([again], chosen, design)
     assert cost.parts_kept == 0
+    assert not (again.folder / "ceiling.json").exists()
     assert finalize(again, chosen, design)
     found = read_run_predictions(again.folder, run_id="a", entry="a", seed=0)
     assert len(found.sample_ids) == len(chosen)
@@ -493,6 +554,7 @@ def test_a_part_counts_only_with_exactly_its_rows(samples, tmp_path):
     assert not part_is_whole(judged.folder, 0, parts[1], GRID.conditions)
     assert not part_is_whole(judged.folder, 0, parts[0], GRID.conditions[:-1])
     assert not part_is_whole(judged.folder, 0, parts[0][:-1], GRID.conditions)
+    assert not part_is_whole(judged.folder, 0, parts[0] + parts[1][:1], GRID.conditions)
     assert not part_is_whole(judged.folder, 7, parts[0], GRID.conditions)
 
 

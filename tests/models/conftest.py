@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from regatta.config.schema import EntrySection
 from regatta.models.spec import ModelSpec, resolve_model
+from regatta.models.weights import save_model
 
 CLASSES = ["clap", "jump", "run", "walk"]
 
@@ -67,3 +71,40 @@ def clips() -> Callable[..., torch.Tensor]:
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
     return draw
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tiny_spec, lively, classes):
+    """saved("videomae") -> (folder, module, spec): a lively tiny model on disk."""
+
+    def save(model: str, *, seed: int = 1, **options: Any) -> tuple[Path, nn.Module, ModelSpec]:
+        spec = tiny_spec(model, **options)
+        module = lively(spec.build(len(classes)), seed)
+        folder = tmp_path / f"{model}-{seed}"
+        save_model(folder, module, spec, classes)
+        return folder, module, spec
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def edit_json() -> Callable[..., None]:
+    """edit_json(path, key=value): change keys of a JSON file."""
+
+    def edit(path: Path, **changes: Any) -> None:
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return edit
+
+
+@pytest.fixture(scope="session")
+def edit_weights() -> Callable[..., None]:
+    """edit_weights(folder, change): call `change` on the stored tensors and store them again."""
+
+    def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+        path = folder / "model.safetensors"
+        state = load_file(path)
+        change(state)
+        save_file(state, path)
+
+    return edit

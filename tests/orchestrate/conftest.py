@@ -1,25 +1,23 @@
-"""Fixtures of the orchestration tests: a toy study, and a check that nothing is left behind."""
+"""Fixtures of the orchestration tests."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from orchestrate.toy import Toy, processes_of, register_toys, wait_until
-from regatta.core.registry import MODELS, PROTOCOLS, SOURCES
+from tests.orchestrate.toy import Toy, end_started, toy_names, toy_study
 
 
 @pytest.fixture(autouse=True)
-def toy_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The toy's names are known for one test only."""
-    for registry in (MODELS, SOURCES, PROTOCOLS):
-        monkeypatch.setattr(registry, "_loaded", dict(registry._loaded))
-    register_toys()
+def known_names() -> Iterator[None]:
+    with toy_names():
+        yield
+        end_started()
 
 
 @pytest.fixture
-def toy(tmp_path: Path):
-    """A study of two runs; at the end no process of it may be left."""
-    yield Toy(tmp_path)
-    wait_until(lambda: not processes_of(tmp_path), "every process of the study is gone")
+def toy(tmp_path: Path) -> Iterator[Toy]:
+    with toy_study(tmp_path) as study:
+        yield study

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrate.toy import launch_section
 from regatta.config.schema import LaunchSection
 from regatta.core.errors import ConfigError, DeviceError
 from regatta.orchestrate.devices import (
@@ -24,6 +23,7 @@ from regatta.orchestrate.devices import (
     list_gpus,
     make_pool,
 )
+from tests.orchestrate.toy import launch_section
 
 GIB = 2**30
 CARDS = "0, GPU-aaaa-1, NVIDIA A100, 40960, 40000\n2, GPU-bbbb-2, NVIDIA A100, 40960, 8192\n"

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrate.toy import launch_section, wait_until
 from regatta.core.errors import DiskError
 from regatta.orchestrate.devices import Machine, Memory, Placement, host_memory
 from regatta.orchestrate.local import Ended, LocalLauncher, bound_command, task_environment
 from regatta.orchestrate.plan import Resources, Task
 from regatta.orchestrate.processes import descendants, kill_tree, resident_gib, signal_process
 from regatta.records.status import process_identity, process_start
+from tests.orchestrate.toy import launch_section, wait_until
 
 MACHINE = Machine(4, Memory(8.0, 8.0))
 SMALL = Resources(memory_gib=0.05, memory_is_fixed=True)

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrate.toy import Toy, toy_mapping
 from regatta.core.errors import ConfigError
 from regatta.core.files import read_json, write_json
 from regatta.orchestrate.plan import is_prepared, plan_study
 from regatta.orchestrate.run_states import remember_in_run_json
 from regatta.records.metrics_stream import append_metrics
+from tests.orchestrate.toy import Toy, toy_mapping
 
 
 def test_a_new_study_is_prepared_trained_and_judged_in_that_order(toy: Toy):
@@ -45,7 +45,9 @@ def test_worker_command_lines_keep_the_contract(toy: Toy):
 RUN_STATES = st.lists(st.sampled_from(["new", "trained", "judged"]), min_size=3, max_size=3)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(states=RUN_STATES)
 def test_the_plan_holds_exactly_what_is_missing(
     states: list[str], tmp_path_factory: pytest.TempPathFactory

@@ -1,4 +1,4 @@
-"""Promises of the snapshot: no state that files or processes disprove, and no crash on a damaged study."""
+"""Promises of the snapshot: no state that files or processes disprove, whatever is damaged."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrate.toy import Toy
 from regatta.core.files import write_json
 from regatta.orchestrate.snapshot import StudyReader, StudyView, study_json
 from regatta.records.metrics_stream import append_metrics, rewind_metrics
 from regatta.records.status import Status, process_identity, this_process, write_status
+from tests.orchestrate.toy import Toy
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from orchestrate.toy import HOLDING, STEPS, Toy, lives, processes_of, toy_mapping, wait_until
 from regatta.core.files import read_json
 from regatta.records.status import (
     Status,
@@ -22,6 +21,7 @@ from regatta.records.status import (
     this_process,
     write_status,
 )
+from tests.orchestrate.toy import HOLDING, STEPS, Toy, lives, processes_of, toy_mapping, wait_until
 
 
 @pytest.fixture
@@ -31,10 +31,7 @@ def holding(toy: Toy):
     toy.order({"train:ann": ["hold"], "train:bob": ["hold"]})
     supervisor = toy.start("supervise")
     wait_until(lambda: all(toy.status(n).step == HOLDING for n in ("ann", "bob")), "both hold")
-    yield toy, supervisor
-    if supervisor.poll() is None:
-        os.killpg(supervisor.pid, signal.SIGKILL)
-        supervisor.communicate()
+    return toy, supervisor
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

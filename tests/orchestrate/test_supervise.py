@@ -10,10 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from orchestrate.toy import HOLDING, STEPS, Toy, toy_mapping, wait_until
 from regatta.core.files import read_json
+from regatta.core.signals import StopFlag
+from regatta.orchestrate.devices import Machine, Memory
+from regatta.orchestrate.plan import TaskKind
 from regatta.orchestrate.run_states import remember_in_run_json
+from regatta.orchestrate.supervise import run_study
 from regatta.records.status import read_status, write_status
+from tests.orchestrate.toy import (
+    HOLDING,
+    ORDERS_VARIABLE,
+    STEPS,
+    WORKER_COMMAND,
+    Toy,
+    toy_mapping,
+    wait_until,
+)
 
 
 @pytest.fixture
@@ -84,12 +96,12 @@ def test_what_would_fail_again_is_not_tried_again(prepared: Toy, order: str, cau
 def test_out_of_memory_is_tried_once_more_alone(tmp_path: Path):
     toy = Toy(tmp_path, toy_mapping(("ann", "bob", "cyd")))
     toy.prepare()
-    toy.order({"train:ann": ["fail:out_of_memory"] * 9, "train:cyd": ["hold"]})
+    toy.order({"train:ann": ["fail:out_of_memory"] * 9, "train:bob": ["hold"]})
     supervisor = toy.start("supervise")
-    wait_until(lambda: len(toy.starts("train")) == 3, "all three have started")
-    wait_until(lambda: toy.status("ann").state == "queued", "ann waits for its second try")
-    # While another run holds a place, the run that ran out of memory must not start beside it.
-    wait_until(lambda: toy.run("bob").is_trained(), "bob is trained")
+    # bob holds its place all the time: cyd may use the other one, ann must not.
+    wait_until(lambda: toy.run("cyd").is_trained(), "cyd is trained beside bob")
+    assert toy.status("ann").state == "queued"
+    assert toy.status("ann").cause == "out_of_memory"
     assert len(toy.starts("train")) == 3
     toy.release()
     supervisor.communicate(timeout=30)
@@ -165,6 +177,37 @@ def test_a_failed_training_is_left_out_of_judging(prepared: Toy):
     prepared.order({"train:ann": ["exit:2"]})
     prepared.call("supervise")
     assert {name for start in prepared.starts("judge") for name in start["names"]} == {"bob"}
+
+
+def test_training_alone_leaves_judging_for_later_and_judging_alone_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(ORDERS_VARIABLE, str(tmp_path))
+    toy = Toy(tmp_path, toy_mapping(("ann", "bob", "cyd")))
+    folder = toy.prepare()
+    toy.order({"train:cyd": ["exit:2"]})
+
+    def launch(*only: TaskKind) -> int:
+        return run_study(
+            folder,
+            toy.study,
+            stop=StopFlag(),
+            echo=print,
+            only=only,
+            machine=Machine(2, Memory(8, 8)),
+            worker_command=WORKER_COMMAND,
+        )
+
+    assert launch("prepare", "train") == 1
+    assert not toy.starts("judge")
+    assert (toy.status("ann").state, toy.status("ann").phase) == ("pending", "judge")
+    trained = len(toy.starts("train"))
+    assert launch("prepare", "judge") == 0  # cyd is not trained, so there is nothing to judge of it
+    assert len(toy.starts("train")) == trained
+    assert toy.is_judged("ann")
+    assert toy.is_judged("bob")
+    assert launch("prepare", "train", "judge") == 0
+    assert toy.is_judged("cyd")
 
 
 def test_no_more_runs_at_once_than_places(tmp_path: Path):

@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,41 @@ def register_toys() -> None:
     MODELS.register("toy")(register_toys)
     SOURCES.register("toy")(register_toys)
     PROTOCOLS.register("toy")(register_toys)
+
+
+@contextmanager
+def toy_names() -> Iterator[None]:
+    """Make the names of a toy study known for the length of the block."""
+    registries = (MODELS, SOURCES, PROTOCOLS)
+    before = [dict(registry._loaded) for registry in registries]
+    register_toys()
+    yield
+    for registry, loaded in zip(registries, before, strict=True):
+        registry._loaded = loaded
+
+
+_STARTED: list[subprocess.Popen[str]] = []
+
+
+def end_started() -> None:
+    """End what a failed test has left running."""
+    while _STARTED:
+        child = _STARTED.pop()
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        if child.stdout and not child.stdout.closed:
+            child.communicate()
+
+
+@contextmanager
+def toy_study(root: Path) -> Iterator[Toy]:
+    """A study of two runs in `root`; at the end no process of it may be left."""
+    with toy_names():
+        try:
+            yield Toy(root)
+        finally:
+            end_started()
+        wait_until(lambda: not processes_of(root), "every process of the study is gone")
 
 
 def launch_section(**keys: Any) -> LaunchSection:
@@ -134,7 +170,7 @@ class Toy:
         (self.root / "release").touch()
 
     def environment(self) -> dict[str, str]:
-        search = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+        search = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
         return {
             **os.environ,
             ORDERS_VARIABLE: str(self.root),
@@ -146,7 +182,7 @@ class Toy:
 
     def start(self, verb: str = "run", *arguments: str) -> subprocess.Popen[str]:
         """Start a verb in a child, output piped."""
-        return subprocess.Popen(
+        child = subprocess.Popen(
             self.command(verb, *(arguments or self.arguments(verb))),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -154,6 +190,8 @@ class Toy:
             env=self.environment(),
             start_new_session=True,
         )
+        _STARTED.append(child)
+        return child
 
     def prepare(self) -> StudyFolder:
         """Open the study with its data prepared, so that a test starts no process for that."""

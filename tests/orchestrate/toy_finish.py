@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from orchestrate.toy import ORDERS_VARIABLE
 from regatta.core.files import append_json_line, write_json, write_text
+from tests.orchestrate.toy import ORDERS_VARIABLE
 
 if __name__ == "__main__":
     verb, folder = sys.argv[1], Path(sys.argv[2])

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import typer
 
-from orchestrate.toy import CLI_COMMAND, WORKER_COMMAND, register_toys
 from regatta.cli import status, stop, watch
 from regatta.cli.arguments import RUNS, AsJson, Overrides, Runs, StudyFile
 from regatta.cli.run import Restart, launch
@@ -16,6 +15,7 @@ from regatta.core.errors import RegattaError
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.supervise import run_study
 from regatta.records.run_folder import open_study
+from tests.orchestrate.toy import CLI_COMMAND, WORKER_COMMAND, register_toys
 
 
 def run(

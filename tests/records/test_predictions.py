@@ -1,4 +1,5 @@
-"""Promises of the prediction store: exact values back, whole grids only, changed files refused by name."""
+"""Promises of the prediction store: exact values back, whole grids only, changed files refused by
+name."""
 
 from __future__ import annotations
 
@@ -82,7 +83,7 @@ def test_scores_come_back_bit_equal_sorted_by_sample(judged):
 
 def test_correct_is_argmax_against_label(judged):
     folder, expected = judged
-    hits = expected.argmax(axis=2).T == np.array([0, 1, 2])
+    hits = np.array([0, 1, 2]) == expected.argmax(axis=2).T
     assert (_read(folder).correct() == hits).all()
 
 

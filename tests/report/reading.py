@@ -29,13 +29,19 @@ def plotted_points(ax: Axes) -> Iterator[tuple[float, float]]:
     for line in ax.lines:
         if line.get_transform() != ax.transData:
             continue
-        yield from zip(np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float), strict=True)
+        yield from zip(
+            np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float), strict=True
+        )
     for collection in ax.collections:
         if isinstance(collection, LineCollection):
             for segment in collection.get_segments():
                 yield from ((float(x), float(y)) for x, y in segment)
         else:
-            yield from ((float(x), float(y)) for x, y in np.asarray(collection.get_offsets()).reshape(-1, 2) if (x, y) != (0, 0))
+            yield from (
+                (float(x), float(y))
+                for x, y in np.asarray(collection.get_offsets()).reshape(-1, 2)
+                if (x, y) != (0, 0)
+            )
 
 
 def points_outside(figure: Figure) -> list[tuple[float, float]]:
@@ -55,13 +61,16 @@ def visible_texts(figure: Figure) -> list[Text]:
     figure.draw_without_rendering()
     found = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
     unused = _unused_tick_labels(figure)
-    return [t for t in found if isinstance(t, Text) and t.get_text().strip() and id(t) not in unused]
+    return [
+        t for t in found if isinstance(t, Text) and t.get_text().strip() and id(t) not in unused
+    ]
 
 
 def _unused_tick_labels(figure: Figure) -> set[int]:
     """Ticks outside the limits, and of hidden axes, keep a text object that is never drawn."""
     unused = set()
-    for ax in [*figure.axes, *(child for ax in figure.axes for child in ax.child_axes)]:
+    insets = [child for ax in figure.axes for child in ax.child_axes]
+    for ax in [*figure.axes, *insets]:
         for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
             low, high = min(limits), max(limits)
             for tick in axis.get_major_ticks() + axis.get_minor_ticks():
@@ -88,6 +97,11 @@ def texts_outside(figure: Figure) -> list[str]:
     found = []
     for text in visible_texts(figure):
         box = text.get_window_extent()
-        if box.x0 < page.x0 - 1 or box.x1 > page.x1 + 1 or box.y0 < page.y0 - 1 or box.y1 > page.y1 + 1:
+        if (
+            box.x0 < page.x0 - 1
+            or box.x1 > page.x1 + 1
+            or box.y0 < page.y0 - 1
+            or box.y1 > page.y1 + 1
+        ):
             found.append(text.get_text())
     return found

@@ -27,12 +27,18 @@ from regatta.report.tables import (
     text_cell,
 )
 
-HOSTILE = ['"><img src=x onerror=alert(1)>', r"$\input{x}$", "=cmd()", "+1+1", "@SUM(A1)", "-2+3", "a|b", "x" * 300,
-           "转左", "\\end{document}", "a\nb", "[x](javascript:alert(1))", "`code`", "%", "*bold*", "\t=1"]  # fmt: skip
+HOSTILE = [
+    '"><img src=x onerror=alert(1)>', r"$\input{x}$", "=cmd()", "+1+1", "@SUM(A1)", "-2+3", "a|b",
+    "x" * 300, "转左", "\\end{document}", "a\nb", "[x](javascript:alert(1))", "`code`", "%",
+    "*bold*", "\t=1",
+]  # fmt: skip
 
 
 def table_of(names: list[str]) -> Table:
-    columns = [Column("entry", ("entry",), numeric=False), Column("accuracy, %", ("accuracy", "low", "high"))]
+    columns = [
+        Column("entry", ("entry",), numeric=False),
+        Column("accuracy, %", ("accuracy", "low", "high")),
+    ]
     rows = [[text_cell(name), Cell("84.2 [81.0, 87.1]", (0.842, 0.81, 0.871))] for name in names]
     return Table("main", "Accuracy & intervals", columns, rows)
 
@@ -54,7 +60,12 @@ def test_no_csv_text_starts_as_a_formula(name: str) -> None:
 
 
 def test_negative_numbers_stay_numbers_in_csv() -> None:
-    table = Table("t", "t", [Column("d", ("d",))], [[number_cell(-3.1)], [number_cell(None)], [number_cell(float("nan"))]])
+    table = Table(
+        "t",
+        "t",
+        [Column("d", ("d",))],
+        [[number_cell(-3.1)], [number_cell(None)], [number_cell(float("nan"))]],
+    )
     assert as_csv(table) == 'd\n-3.1\n""\n""\n'
 
 
@@ -65,8 +76,10 @@ def test_missing_number_is_said_in_words() -> None:
 
 
 def read_markdown(text: str) -> list[list[str]]:
-    """Cell texts of the table as an independent Markdown reader sees them; any other markup would be missing."""
-    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").enable("strikethrough").parse(text)
+    """Cell texts of the table as an independent Markdown reader sees them."""
+    tokens = (
+        MarkdownIt("commonmark", {"html": True}).enable("table").enable("strikethrough").parse(text)
+    )
     rows: list[list[str]] = []
     for token in tokens:
         if token.type == "tr_open":

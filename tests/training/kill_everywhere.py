@@ -1,6 +1,6 @@
 """Kill a small run wherever it can die, let it resume, and print what came out as JSON.
 
-python -m tests.training.kill_everywhere FOLDER steps|writes
+python -m tests.training.kill_everywhere FOLDER steps|writes|terms
 
 Children are forked from one process that has torch loaded but has computed nothing, so that each
 death costs milliseconds. What dies is a real process, by a real SIGKILL that it sends to itself.
@@ -20,6 +20,8 @@ from typing import Any
 import torch
 import torch._dynamo  # The first optimizer step imports it: once here, not in every child.
 
+from regatta.core.errors import StopRequested
+from regatta.core.signals import StopFlag
 from regatta.training import checkpoint
 from regatta.training.loop import train_run
 from tests.training.tiny_training import outcome, tiny_clips, tiny_run
@@ -42,6 +44,8 @@ def in_child(work: Callable[[], Any]) -> int:
         try:
             work()
             status = 0
+        except StopRequested as stop:
+            status = stop.exit_code
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -108,12 +112,12 @@ def count_writes(path: Path) -> int:
 def kill_and_resume(path: Path, work: Callable[[Path], None]) -> dict[str, Any]:
     """What a run came to that was killed once and started again."""
     tiny_run(path)
-    killed = in_child(lambda: work(path))
-    left_by_kill = len(list(path.rglob("*.partial")))
+    ended = in_child(lambda: work(path))
+    left_by_fault = len(list(path.rglob("*.partial")))
     resumed = in_child(lambda: train(path))
     return {
-        "killed": killed,
-        "left_by_kill": left_by_kill,
+        "ended": ended,
+        "left_by_fault": left_by_fault,
         "resumed": resumed,
         "left": [entry.name for entry in path.rglob("*.partial")],
         "outcome": outcome(path) if resumed == 0 else None,
@@ -137,10 +141,36 @@ def faults_at_writes(path: Path) -> Iterator[Callable[[Path], None]]:
         yield die_at_write
 
 
+def faults_at_save(path: Path) -> Iterator[Callable[[Path], None]]:
+    """TERM in training, and a second one before one of the first writes of the save."""
+    for number in range(1, 11):
+
+        def terminate(path: Path, number: int = number) -> None:
+            stop, writes, fired = StopFlag().install(), iter(range(1, 10**6)), []
+
+            def again() -> None:
+                if stop.requested and next(writes) == number:
+                    fired.append(number)
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            def first(epoch: int, position: int) -> None:
+                if position == 3:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            before_each_write(again)
+            try:
+                train(path, before_batch=first, stop=stop)
+            finally:
+                assert fired == [number], "the second TERM was not sent"
+
+        yield terminate
+
+
 def main(root: Path, mode: str) -> None:
     torch.set_num_threads(1)
     in_child(lambda: train(root / "reference"))
-    faults = {"steps": faults_at_steps, "writes": faults_at_writes}[mode](root / "counted")
+    modes = {"steps": faults_at_steps, "writes": faults_at_writes, "terms": faults_at_save}
+    faults = modes[mode](root / "counted")
     report = [
         kill_and_resume(root / f"fault-{number}", work) for number, work in enumerate(faults, 1)
     ]

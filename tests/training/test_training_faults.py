@@ -32,9 +32,9 @@ def kill_everywhere(folder: Path, mode: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def check_each_fault(report: dict[str, Any]) -> None:
+def check_each_fault(report: dict[str, Any], *, ended: int = -signal.SIGKILL) -> None:
     for number, fault in enumerate(report["faults"], 1):
-        assert fault["killed"] == -signal.SIGKILL, f"fault {number} did not fire"
+        assert fault["ended"] == ended, f"fault {number} did not fire"
         assert fault["resumed"] == 0, f"fault {number}"
         assert fault["outcome"] == report["reference"], f"fault {number}"
         assert fault["left"] == [], f"fault {number}"
@@ -51,7 +51,14 @@ def test_killed_before_any_micro_batch_a_run_resumes_to_the_same_bits(tmp_path: 
 def test_killed_before_any_write_a_run_resumes_to_the_same_bits_and_leaves_nothing(tmp_path: Path):
     report = kill_everywhere(tmp_path, "writes")
     check_each_fault(report)
-    assert sum(fault["left_by_kill"] > 0 for fault in report["faults"]) > 20
+    assert sum(fault["left_by_fault"] > 0 for fault in report["faults"]) > 20
+
+
+@pytest.mark.slow
+def test_a_second_term_anywhere_in_the_save_lets_the_save_finish(tmp_path: Path):
+    report = kill_everywhere(tmp_path, "terms")
+    check_each_fault(report, ended=143)
+    assert not any(fault["left_by_fault"] for fault in report["faults"])
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +116,19 @@ def test_time_of_all_attempts_is_counted(tmp_path: Path):
     assert train_run(**tiny_run(tmp_path))["train_seconds"] > first > 0
 
 
+def test_another_number_of_threads_on_resume_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    interrupt(tmp_path, after=3)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        train_run(**tiny_run(tmp_path))
+    finally:
+        torch.set_num_threads(threads)
+    assert f"began with {threads} threads and goes on with {threads + 1}" in caplog.text
+
+
 def test_a_stop_on_the_last_step_of_the_last_epoch_still_resumes_to_the_end(
     tmp_path: Path, reference: dict[str, Any]
 ):
@@ -140,6 +160,24 @@ def test_out_of_memory_names_batch_frames_size_and_peak_and_changes_nothing(tmp_
         resource.setrlimit(resource.RLIMIT_AS, limit)
     assert getattr(caught.value, "cause", None) == "out_of_memory"
     assert "train.batch_size=2 with train.accumulate=6" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "advice"),
+    [
+        (6, "train.batch_size=3 with train.accumulate=4,"),
+        (5, "train.batch_size=1 with train.accumulate=10,"),
+        (1, "gradient_checkpointing"),
+    ],
+)
+def test_out_of_memory_advice_keeps_the_effective_batch(batch_size: int, advice: str):
+    sizes = {"accumulate": 2, "frames": 1, "image_size": 1}
+    with (
+        pytest.raises(RunError) as caught,
+        named_out_of_memory(batch_size=batch_size, device=torch.device("cpu"), **sizes),
+    ):
+        raise MemoryError
+    assert advice in str(caught.value.hint)
 
 
 def test_other_runtime_errors_pass_through_unchanged():

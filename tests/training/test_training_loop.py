@@ -117,6 +117,7 @@ def test_results_count_what_was_done(tmp_path: Path):
     assert results["steps"] == 6
     assert results["samples_seen"] == 66
     assert results["parameters"] == (96 * 8 + 8) + 16 + (8 * 3 + 3)
+    assert results["flops_per_clip"] == 2 * (96 * 8 + 8 * 3)
     assert results["config"]["accumulate"] == 4
     assert results["threads"] == torch.get_num_threads()
     assert results["torch"] == torch.__version__
@@ -221,7 +222,7 @@ def test_nonfinite_skip_ends_the_run_beyond_its_limit(tmp_path: Path):
 
 def test_scores_that_are_not_finite_in_validation_name_the_samples(tmp_path: Path):
     white = TinyClips(torch.full((2, 2, 3, 4, 4), 255, dtype=torch.uint8), torch.tensor([0, 1]))
-    with pytest.raises(NonFiniteError, match="not finite in validation: clip-"):
+    with pytest.raises(NonFiniteError, match="2 samples are not finite in validation: clip-"):
         train_run(**tiny_run(tmp_path, module=nan_net(), validation=white))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from regatta.config.schema import DataSection, EntrySection
 from regatta.core.errors import StopRequested
 from regatta.core.seeds import stream
 from regatta.core.signals import StopFlag
-from regatta.data.loader import ClipLoader
+from regatta.data.loader import Batch, ClipLoader
 from regatta.data.manifest import Manifest
 from regatta.data.scan import build_manifest
 from regatta.data.transforms import normalise
@@ -60,29 +62,33 @@ def real_run(
     }
 
 
-class StopAt(StopFlag):
-    """A stop request that arrives once it was asked about so many times."""
+@dataclass(frozen=True)
+class StoppedLoader:
+    """The real loader; a stop is requested once so many of its batches were handed out."""
 
-    def __init__(self, polls: int) -> None:
-        super().__init__()
-        self.polls = polls
+    loader: ClipLoader
+    stop: StopFlag
+    after: int
 
-    @property
-    def requested(self) -> bool:
-        self.polls -= 1
-        if self.polls == 0:
-            self.request()
-        return self._count > 0
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        for number, batch in enumerate(self.loader.batches(epoch, start=start), 1):
+            if number == self.after:
+                self.stop.request()
+            yield batch
 
 
 @pytest.mark.parametrize("model", ["cnn3d", "videomae"])
 def test_a_real_run_resumes_to_the_same_bits(tmp_path: Path, manifest: Manifest, model: str):
     options = {"frames": 4, "image_size": 32, "dropout": 0.1}
     train_run(**real_run(tmp_path / "whole", manifest, model, options=options))
-    for polls in (2, 3):
+    for after in (2, 1, 2):
         run = real_run(tmp_path / "cut", manifest, model, options=options)
+        run["train_loader"] = StoppedLoader(run["train_loader"], run["stop"], after)
         with pytest.raises(StopRequested):
-            train_run(**{**run, "stop": StopAt(polls)})
+            train_run(**run)
     train_run(**real_run(tmp_path / "cut", manifest, model, options=options))
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 

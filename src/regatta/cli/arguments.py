@@ -16,13 +16,15 @@ StudyFile = Annotated[Path, typer.Argument(help="The study file (YAML).", show_d
 Target = Annotated[
     Path | None,
     typer.Argument(
-        help="A study folder (runs/<study>) or its study file; the only study under --runs if left out.",
+        help="A study folder (runs/<study>) or its study file; may be left out when there is one.",
         show_default=False,
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one key, for example --set train.epochs=1."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one key, for example --set train.epochs=1."
+    ),
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder that holds all study folders.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -34,9 +36,7 @@ def study_folders(runs: Path) -> list[StudyFolder]:
     """Every study folder directly under `runs`, by name."""
     if not runs.is_dir():
         return []
-    return [
-        StudyFolder(path) for path in sorted(runs.iterdir()) if (path / "study.yaml").is_file()
-    ]
+    return [StudyFolder(path) for path in sorted(runs.iterdir()) if (path / "study.yaml").is_file()]
 
 
 def find_study(target: Path | None, runs: Path) -> StudyFolder:
@@ -65,7 +65,8 @@ def find_study(target: Path | None, runs: Path) -> StudyFolder:
 
 
 def reopen(target: Path, overrides: list[str] | None, runs: Path) -> tuple[Study, Path]:
-    """The study of a file or of a study folder, with overrides, and the runs folder it belongs to."""
+    """The study of a file or of a study folder, with overrides, and the runs folder it belongs
+    to."""
     if target.is_dir():
         return load_study(target / "study.yaml", overrides), target.parent
     return load_study(target, overrides), runs

@@ -15,14 +15,16 @@ from regatta.cli.arguments import RUNS, AsJson, Overrides, Runs, StudyFile
 def check(
     study_file: StudyFile, overrides: Overrides = None, runs: Runs = RUNS, as_json: AsJson = False
 ) -> None:
-    """Validate a study file and show its runs, devices and space; starts nothing, writes nothing."""
+    """Validate a study file and show its runs, devices and space; starts nothing, writes
+    nothing."""
     from regatta.config.load import dump_study, load_study
     from regatta.config.schema import Study
     from regatta.core.errors import ConfigError
+    from regatta.core.registry import SOURCES
 
     study: Study = load_study(study_file, overrides)
     root = Path(study.data.root) if study.data.root else None
-    if root is not None and not root.exists() and not _is_generated(study.data.source):
+    if root is not None and not root.exists() and not SOURCES.listed[study.data.source].generates:
         raise ConfigError(
             "the data folder does not exist",
             where=root.absolute(),
@@ -74,9 +76,3 @@ def _state(folder: Any, run_id: str, protocol: str) -> str:
     if run.is_trained() and run.is_judged(protocol):
         return "done already"
     return "trained already, to be judged" if run.is_trained() else "to be trained and judged"
-
-
-def _is_generated(source: str) -> bool:
-    from regatta.core.registry import ORACLES
-
-    return source in ORACLES.names() or source == "trajectories"

@@ -12,10 +12,14 @@ from regatta.cli.arguments import RUNS, AsJson, Runs
 app = typer.Typer(help="Check or generate a data set.", no_args_is_help=True)
 
 Source = Annotated[str, typer.Argument(help="Name of the source; see `regatta ls sources`.")]
-Root = Annotated[Path | None, typer.Option("--root", help="Folder with the files.", show_default=False)]
+Root = Annotated[
+    Path | None, typer.Option("--root", help="Folder with the files.", show_default=False)
+]
 Options = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A key of data:, for example --set options.frames=32."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A key of data:, for example --set options.frames=32."
+    ),
 ]
 Split = Annotated[int, typer.Option("--split", help="Which published split.")]
 
@@ -31,7 +35,8 @@ def check(
 ) -> None:
     """Read the lists, open and decode every file once, and say what is there and what is wrong.
 
-    Damaged files are listed by name; nothing is changed or deleted. Exit code 2 when a study would refuse the data.
+    Damaged files are listed by name; nothing is changed or deleted. Exit code 2 when a study would
+    refuse the data.
     """
     facts = _facts(_scan(source, root, split, overrides, runs, as_json))
     if as_json:
@@ -52,7 +57,8 @@ def make(
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Generate a data set (rotors, trajectories) as real video files; again = finish what is missing."""
+    """Generate a data set (rotors, trajectories) as real video files; again = finish what is
+    missing."""
     facts = _facts(_scan(source, root, 1, overrides, runs, as_json))
     if as_json:
         import json
@@ -65,7 +71,8 @@ def make(
 def _scan(
     source: str, root: Path | None, split: int, overrides: list[str] | None, runs: Path, quiet: bool
 ) -> tuple[Any, str]:
-    """The manifest with damaged files listed instead of raised, and the policy that the user asked for."""
+    """The manifest with damaged files listed instead of raised, and the policy that the user asked
+    for."""
     from regatta.config.load import apply_override, study_from_mapping
     from regatta.data.scan import build_manifest
 
@@ -79,12 +86,15 @@ def _scan(
     )
     lenient = study.data.model_copy(update={"damaged": "drop"})
     with _progress(quiet) as progress:
-        manifest = build_manifest(lenient, cache_folder=runs / ".scan-cache", progress=progress, stop=None)
+        manifest = build_manifest(
+            lenient, cache_folder=runs / ".scan-cache", progress=progress, stop=None
+        )
     return manifest, study.data.damaged
 
 
 def _progress(quiet: bool) -> Any:
-    """A context whose value is a progress callback: a bar on a terminal, nothing when piped or for JSON."""
+    """A context whose value is a progress callback: a bar on a terminal, nothing when piped or for
+    JSON."""
     import contextlib
     import sys
 
@@ -119,7 +129,10 @@ def _facts(scanned: tuple[Any, str]) -> dict[str, Any]:
             }
             for name in splits
         },
-        "frames": {"fewest": min(s.frames for s in samples), "most": max(s.frames for s in samples)},
+        "frames": {
+            "fewest": min(s.frames for s in samples),
+            "most": max(s.frames for s in samples),
+        },
         "fps": sorted({round(s.fps, 3) for s in samples}),
         "sizes": sorted({f"{s.width}x{s.height}" for s in samples}),
         "damaged": [{"path": d.path, "reason": d.reason} for d in manifest.dropped],
@@ -133,14 +146,19 @@ def _print(facts: dict[str, Any]) -> None:
     typer.echo(f"{facts['samples']} samples, {facts['classes']} classes")
     for name, row in facts["splits"].items():
         typer.echo(
-            f"  {name:<11} {row['samples']:>6} samples, {row['groups']:>5} groups, {row['classes']:>4} classes"
+            f"  {name:<11} {row['samples']:>6} samples, {row['groups']:>5} groups,"
+            f" {row['classes']:>4} classes"
         )
     fps = ", ".join(f"{value:g}" for value in facts["fps"][:6])
     sizes = ", ".join(facts["sizes"][:6])
-    typer.echo(f"  frames {facts['frames']['fewest']}-{facts['frames']['most']}; fps {fps}; {sizes}")
+    typer.echo(
+        f"  frames {facts['frames']['fewest']}-{facts['frames']['most']}; fps {fps}; {sizes}"
+    )
     for note in facts["notes"]:
         typer.echo(f"  note: {note}")
     for damaged in facts["damaged"]:
         typer.echo(f"  damaged: {damaged['path']}: {damaged['reason']}")
     if facts["damaged"]:
-        typer.echo("  next: repair or remove these files, or set data.damaged: drop (listed in the report)")
+        typer.echo(
+            "  next: repair or remove these files, or set data.damaged: drop (listed in the report)"
+        )

@@ -14,5 +14,7 @@ def demo(overrides: Overrides = None, runs: Runs = RUNS) -> None:
     from regatta.cli.run import run
 
     with as_file(files("regatta.cli") / "studies" / "quickstart.yaml") as study_file:
-        typer.echo("demo: generated rotor videos, TimeSformer, VideoMAE and ViViT at size tiny, 25 conditions")
+        typer.echo(
+            "demo: generated rotor videos, three tiny video transformers, 25 sampling conditions"
+        )
         run(study_file, overrides=overrides, runs=runs)

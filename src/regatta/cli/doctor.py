@@ -38,7 +38,8 @@ class Finding:
 
 
 def doctor(runs: Runs = RUNS, as_json: AsJson = False) -> None:
-    """Look at Python, torch, decoders, disk, memory and schedulers; name the cure for each problem."""
+    """Look at Python, torch, decoders, disk, memory and schedulers; name the cure for each
+    problem."""
     findings = [
         _python(),
         _torch(),
@@ -64,13 +65,14 @@ def doctor(runs: Runs = RUNS, as_json: AsJson = False) -> None:
 
 
 def _python() -> Finding:
-    good = (3, 11) <= sys.version_info[:2]
+    good = sys.version_info[:2] >= (3, 11)
     cure = "" if good else "use Python 3.11 or newer"
     return Finding("python", "good" if good else "bad", platform.python_version(), cure)
 
 
 def _child(code: str) -> subprocess.CompletedProcess[str]:
-    """Run a few lines in a child, so that a broken library breaks the child only and torch stays out of here."""
+    """Run a few lines in a child, so that a broken library breaks the child only and torch stays
+    out of here."""
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
         capture_output=True,
@@ -84,10 +86,14 @@ def _torch() -> Finding:
     child = _child(TORCH_FACTS)
     if child.returncode:
         last = (child.stderr.strip().splitlines() or ["no output"])[-1]
-        return Finding("torch", "bad", f"does not import: {last}", "pip install -c constraints.txt -e .")
+        return Finding(
+            "torch", "bad", f"does not import: {last}", "pip install -c constraints.txt -e ."
+        )
     facts = json.loads(child.stdout)
     devices = ", ".join(facts["devices"]) or "no GPU seen, runs go to the CPU"
-    return Finding("torch", "good", f"{facts['version']}, CUDA {facts['cuda'] or 'none'}; {devices}")
+    return Finding(
+        "torch", "good", f"{facts['version']}, CUDA {facts['cuda'] or 'none'}; {devices}"
+    )
 
 
 def _video_models() -> Finding:
@@ -95,7 +101,9 @@ def _video_models() -> Finding:
     if child.returncode == 0:
         return Finding("transformers", "good", _version("transformers") or "?")
     last = (child.stderr.strip().splitlines() or ["no output"])[-1]
-    return Finding("transformers", "bad", f"video models do not import: {last}", "see the torchvision line")
+    return Finding(
+        "transformers", "bad", f"video models do not import: {last}", "see the torchvision line"
+    )
 
 
 def _torchvision() -> Finding:
@@ -119,7 +127,7 @@ def _torchcodec() -> Finding:
         return Finding("torchcodec", "note", "not installed; PyAV decodes (the default)")
     if _child("import torchcodec").returncode == 0:
         return Finding("torchcodec", "good", found)
-    cure = "on CPU torch 2.13: pip install torchcodec==0.13.0 and the system's ffmpeg; or stay with PyAV"
+    cure = "beside CPU torch 2.13: torchcodec==0.13.0 and the system's ffmpeg; or stay with PyAV"
     return Finding("torchcodec", "note", f"{found} does not load", cure)
 
 
@@ -146,7 +154,9 @@ def _memory() -> Finding:
 def _shared_memory() -> Finding:
     folder = Path("/dev/shm")  # noqa: S108 - looked at, not written
     if not folder.is_dir():
-        return Finding("shared memory", "note", "no /dev/shm; Regatta decodes in threads and needs none")
+        return Finding(
+            "shared memory", "note", "no /dev/shm; Regatta decodes in threads and needs none"
+        )
     size = shutil.disk_usage(folder).total / 2**20
     state = "good" if size >= 64 else "note"
     return Finding("shared memory", state, f"{size:.0f} MiB; only multi-GPU runs use it")
@@ -161,9 +171,13 @@ def _disk(runs: Path) -> Finding:
         with tempfile.NamedTemporaryFile(dir=place):
             pass
     except OSError as error:
-        return Finding("disk", "bad", f"{place} cannot be written: {error.strerror}", "choose another --runs")
+        return Finding(
+            "disk", "bad", f"{place} cannot be written: {error.strerror}", "choose another --runs"
+        )
     cure = "" if free >= 2 else "free some space: base-size checkpoints take about 1 GiB each"
-    return Finding("disk", "good" if free >= 2 else "bad", f"{free:.0f} GiB free under {place}", cure)
+    return Finding(
+        "disk", "good" if free >= 2 else "bad", f"{free:.0f} GiB free under {place}", cure
+    )
 
 
 def _command(name: str, topic: str, why: str) -> Finding:

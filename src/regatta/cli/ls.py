@@ -13,7 +13,9 @@ SHOWN = ("models", "sources", "protocols")
 
 
 def ls(
-    kind: Annotated[str | None, typer.Argument(help="models, sources or protocols; all if left out.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="models, sources or protocols; all if left out.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the models, sources and protocols that a study file may name, with their options."""

@@ -27,13 +27,27 @@ from regatta.core.errors import RegattaError
 app = typer.Typer(
     name="regatta",
     help="Race vision models: same data, same budget, same judges.",
-    epilog="Exit codes: 0 good, 1 some runs failed, 2 usage or study file, 3 environment, 130/143 stopped.",
+    epilog="Exit codes: 0 good, 1 some runs failed, 2 usage or data, 3 environment, 130/143 stop.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (run, train, evaluate, compare, report, status, watch, stop, init, check, ls, doctor, demo):
+for verb in (
+    run,
+    train,
+    evaluate,
+    compare,
+    report,
+    status,
+    watch,
+    stop,
+    init,
+    check,
+    ls,
+    doctor,
+    demo,
+):
     name = verb.__name__.rpartition(".")[2]
     app.command(name)(getattr(verb, name))
 app.add_typer(data.app, name="data")

@@ -13,6 +13,7 @@ from regatta.cli.arguments import RUNS, AsJson, Overrides, Runs, StudyFile, reop
 from regatta.core.signals import StopFlag
 
 if TYPE_CHECKING:
+    from regatta.orchestrate.plan import TaskKind
     from regatta.orchestrate.snapshot import StudyReader
 
 Restart = Annotated[
@@ -45,16 +46,23 @@ def launch(
     runs: Path = RUNS,
     restart: list[str] | None = None,
     as_json: bool = False,
+    only: tuple[TaskKind, ...] = ("prepare", "train", "judge"),
     worker_command: tuple[str, ...] | None = None,
     cli_command: tuple[str, ...] | None = None,
 ) -> int:
     """`run` as a function: returns the exit code.
 
     Args:
+        only: kinds of tasks to do; without `judge` nothing is compared or reported either.
         worker_command: started for each task in place of `python -m regatta.worker`.
         cli_command: started with `compare` and `report` in place of `python -m regatta`.
     """
-    from regatta.orchestrate.finish import CLI_COMMAND, finish_study, report_page
+    from regatta.orchestrate.finish import (
+        CLI_COMMAND,
+        finish_study,
+        report_is_current,
+        report_page,
+    )
     from regatta.orchestrate.plan import WORKER_COMMAND
     from regatta.orchestrate.snapshot import StudyReader
     from regatta.orchestrate.supervise import run_study
@@ -74,7 +82,7 @@ def launch(
         finished = finish_study(
             folder, study, stop=stop, echo=display.message, command=cli_command or CLI_COMMAND
         )
-        return code or finished
+        return finished if stop.requested else code or finished
 
     try:
         code = run_study(
@@ -84,17 +92,17 @@ def launch(
             echo=display.message,
             tick=show,
             restart=restart or (),
-            then=finish,
+            then=finish if "judge" in only else None,
+            only=only,
             worker_command=worker_command or WORKER_COMMAND,
         )
         show()
     finally:
         display.close()
-    page = report_page(folder)
     if as_json:
         _print_json(reader, code)
-    elif page.is_file() and not stop.requested:
-        typer.echo(str(page))
+    elif "judge" in only and not stop.requested and report_is_current(folder, study):
+        display.message(str(report_page(folder)))
     return code
 
 

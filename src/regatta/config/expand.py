@@ -1,4 +1,5 @@
-"""A study becomes a list of runs: entry x seed. The run id is a hash of what determines the trained weights."""
+"""A study becomes a list of runs: entry x seed. The run id is a hash of what determines the trained
+weights."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from regatta.config.load import entry_train
 from regatta.config.schema import EntrySection, ProtocolSection, Study, TrainSection
 
 TRAINING_RECORD_VERSION = 1
-"""Raised when the trainer changes so that old weights are no longer what the same study would give."""
+"""Raised when the trainer changes so that old weights are no longer what the same study would
+give."""
 
 _NOT_IN_RUN_ID = {"log_every_steps", "loader_threads", "frame_cache_gib", "checkpoint_every_steps"}
 

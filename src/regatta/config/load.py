@@ -1,4 +1,5 @@
-"""Read a study file: safe YAML, `--set` overrides, and errors that name the key and its nearest spelling."""
+"""Read a study file: safe YAML, `--set` overrides, and errors that name the key and its nearest
+spelling."""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ class _StrictLoader(yaml.SafeLoader):
         if self.check_event(yaml.events.AliasEvent):
             self._aliases += 1
             if self._aliases > MAX_ALIASES:
-                raise yaml.constructor.ConstructorError(None, None, f"more than {MAX_ALIASES} aliases")
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"more than {MAX_ALIASES} aliases"
+                )
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -78,13 +81,17 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(
-            "there is no such study file", where=path, hint="write one with: regatta init study.yaml"
+            "there is no such study file",
+            where=path,
+            hint="write one with: regatta init study.yaml",
         )
     if path.stat().st_size > MAX_STUDY_BYTES:
         raise ConfigError(f"the study file is over {MAX_STUDY_BYTES} bytes", where=path)
     content = read_yaml(path.read_text(encoding="utf-8"), where=path)
     if not isinstance(content, dict):
-        raise ConfigError("a study file is a mapping with the keys name, data, entries ...", where=path)
+        raise ConfigError(
+            "a study file is a mapping with the keys name, data, entries ...", where=path
+        )
     content.setdefault("name", path.stem.lower())
     for override in overrides or []:
         apply_override(content, override)
@@ -94,7 +101,8 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
 def apply_override(content: dict[str, Any], override: str) -> None:
     """Apply one `a.b=value` in place.
 
-    `entries=[name, ...]` picks from the study's own entries; `entries.<name>.key=value` changes one of them.
+    `entries=[name, ...]` picks from the study's own entries; `entries.<name>.key=value` changes one
+    of them.
     """
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
@@ -135,9 +143,7 @@ def _check_name(
     registry: Registry[Any], name: str, options: dict[str, Any], where: str, reserved: set[str]
 ) -> None:
     registry.check(name, where=where)
-    registry.check_options(
-        name, options, reserved=frozenset(reserved), where=f"{where}.options"
-    )
+    registry.check_options(name, options, reserved=frozenset(reserved), where=f"{where}.options")
 
 
 def entry_train(study: Study, entry: EntrySection) -> TrainSection:
@@ -156,19 +162,24 @@ def dump_study(study: Study) -> str:
 def config_error(
     error: ValidationError, model: type[BaseModel], *, where: object = None, prefix: str = ""
 ) -> ConfigError:
-    """One readable error from pydantic's: each problem with its dotted key and, for unknown keys, the nearest."""
+    """One readable error from pydantic's: each problem with its dotted key and, for unknown keys,
+    the nearest."""
     lines = []
     for problem in error.errors():
         place = ".".join([*([prefix] if prefix else []), *(str(part) for part in problem["loc"])])
         if problem["type"] == "extra_forbidden":
             known = _keys_at(model, problem["loc"][:-1])
             close = nearest(str(problem["loc"][-1]), known)
-            guess = f"; did you mean '{close}'?" if close else f"; known: {', '.join(sorted(known))}"
+            guess = (
+                f"; did you mean '{close}'?" if close else f"; known: {', '.join(sorted(known))}"
+            )
             lines.append(f"unknown key '{place}'{guess}")
         else:
             given = "" if problem["type"] == "missing" else f" (got {problem['input']!r:.60})"
             lines.append(f"{place}: {problem['msg'].removeprefix('Value error, ')}{given}")
-    return ConfigError("; ".join(lines), where=where, hint="see docs/quickstart.md or: regatta init study.yaml")
+    return ConfigError(
+        "; ".join(lines), where=where, hint="see docs/quickstart.md or: regatta init study.yaml"
+    )
 
 
 def _keys_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
@@ -179,7 +190,9 @@ def _keys_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
         if field is None:
             return []
         candidates = [field.annotation, *get_args(field.annotation)]
-        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        inner = next(
+            (c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None
+        )
         if inner is None:
             return []
         model = inner

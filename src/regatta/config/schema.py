@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 
@@ -26,17 +33,21 @@ class DataSection(Section):
 
     source: str
     root: str | None = None
-    """Folder with the files. Generated sources write there; default `data/<source>` beside the working folder."""
-    split: int = Field(1, ge=1)
+    """Folder with the files. Generated sources write there; default `data/<source>` beside the
+    working folder."""
+    split: int = Field(default=1, ge=1)
     """Which published split, for sources that have several (UCF-101: 1-3)."""
-    validation_fraction: float = Field(0.1, gt=0, lt=1)
-    """Share of the training list that is held out by group for selection, when the source gives no validation."""
-    split_seed: int = Field(42, ge=0)
+    validation_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the training list that is held out by group for selection, when the source gives no
+    validation."""
+    split_seed: int = Field(default=42, ge=0)
     damaged: Literal["fail", "drop"] = "fail"
-    """What a truncated, unreadable or empty file does: stop, or be left out of every entry and listed."""
+    """What a truncated, unreadable or empty file does: stop, or be left out of every entry and
+    listed."""
     short: Literal["pad", "drop", "fail"] = "pad"
-    """What a clip with fewer frames than the model needs does; each case is counted in the report."""
-    max_train_samples: int | None = Field(None, ge=1)
+    """What a clip with fewer frames than the model needs does; each case is counted in the
+    report."""
+    max_train_samples: int | None = Field(default=None, ge=1)
     decoder: Literal["pyav", "torchcodec"] = "pyav"
     options: dict[str, Any] = {}
     """Settings of the source itself; see `regatta ls sources`."""
@@ -45,38 +56,39 @@ class DataSection(Section):
 class TrainSection(Section):
     """The recipe, the same for every entry unless an entry overrides a key."""
 
-    epochs: int = Field(5, ge=0)
-    batch_size: int = Field(8, ge=1)
+    epochs: int = Field(default=5, ge=0)
+    batch_size: int = Field(default=8, ge=1)
     """Clips per device and step."""
-    accumulate: int = Field(1, ge=1)
-    lr: float = Field(1e-5, gt=0)
-    head_lr_factor: float = Field(10.0, gt=0)
+    accumulate: int = Field(default=1, ge=1)
+    lr: float = Field(default=1e-5, gt=0)
+    head_lr_factor: float = Field(default=10.0, gt=0)
     """The new classifier head learns at lr times this; 1 when nothing is pretrained."""
-    weight_decay: float = Field(0.05, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of all optimizer steps with linear warm-up; cosine to min_lr_fraction follows."""
-    min_lr_fraction: float = Field(0.0, ge=0, le=1)
-    clip_norm: float | None = Field(1.0, gt=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    min_lr_fraction: float = Field(default=0.0, ge=0, le=1)
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     augment: Literal["none", "standard"] = "standard"
     """standard = temporal jitter, random resized crop and flip; none = one fixed uniform clip."""
     flip: bool = True
-    """Mirror at random; switch off where left and right, or the sense of rotation, carry the class."""
-    crop_scale_min: float = Field(0.5, gt=0, le=1)
+    """Mirror at random; switch off where left and right, or the sense of rotation, carry the
+    class."""
+    crop_scale_min: float = Field(default=0.5, gt=0, le=1)
     """Smallest share of the picture area that a random resized crop keeps."""
     gradient_checkpointing: bool = False
-    early_stopping_patience: int | None = Field(None, ge=1)
+    early_stopping_patience: int | None = Field(default=None, ge=1)
     """Epochs without a better validation score before training ends; None = never."""
     nonfinite: Literal["stop", "skip"] = "stop"
-    nonfinite_limit: int = Field(3, ge=0)
+    nonfinite_limit: int = Field(default=3, ge=0)
     parallel: Literal["none", "ddp"] = "none"
-    checkpoint_every_steps: int | None = Field(None, ge=1)
+    checkpoint_every_steps: int | None = Field(default=None, ge=1)
     """Also write a resume point every so many optimizer steps; one is always written per epoch."""
-    log_every_steps: int = Field(10, ge=1)
-    loader_threads: int = Field(1, ge=0)
-    frame_cache_gib: float = Field(1.0, ge=0)
+    log_every_steps: int = Field(default=10, ge=1)
+    loader_threads: int = Field(default=1, ge=0)
+    frame_cache_gib: float = Field(default=1.0, ge=0)
     """Decoded training frames kept in memory, per process; 0 = decode anew every epoch."""
     deterministic: bool = True
     compile: bool = False
@@ -89,11 +101,13 @@ class EntrySection(Section):
     model: str
     size: Literal["tiny", "small", "base"] = "base"
     checkpoint: str = "default"
-    """`default` = the published one, `none` = random init, else a hub id (`org/name@revision`) or a local folder."""
+    """`default` = the published one, `none` = random init, else a hub id (`org/name@revision`) or a
+    local folder."""
     options: dict[str, Any] = {}
     """Settings of the model itself (frames, image_size ...); see `regatta ls models`."""
     train: dict[str, Any] = {}
-    """Keys of `train:` that this entry overrides; the report's budget ledger shows the difference."""
+    """Keys of `train:` that this entry overrides; the report's budget ledger shows the
+    difference."""
 
     @model_validator(mode="before")
     @classmethod
@@ -109,13 +123,14 @@ class ProtocolSection(Section):
     """How every entry is judged."""
 
     name: str = "plain"
-    batch_size: int = Field(16, ge=1)
-    """Clips per forward pass; short batches are filled up so that results never depend on grouping."""
+    batch_size: int = Field(default=16, ge=1)
+    """Clips per forward pass; short batches are filled up so that results never depend on
+    grouping."""
     split: Literal["test", "validation"] = "test"
-    sample_size: int | None = Field(None, ge=1)
+    sample_size: int | None = Field(default=None, ge=1)
     """Judge a seeded, class-stratified subset of this many samples; None = all."""
-    sample_seed: int = Field(0, ge=0)
-    part_samples: int = Field(16, ge=1)
+    sample_seed: int = Field(default=0, ge=0)
+    part_samples: int = Field(default=16, ge=1)
     """Samples per prediction file: the unit that an interrupted judging resumes at."""
     resize: Literal["crop", "squash"] = "crop"
     options: dict[str, Any] = {}
@@ -125,13 +140,13 @@ class ProtocolSection(Section):
 class CompareSection(Section):
     """How the entries are compared."""
 
-    replicates: int = Field(10_000, ge=100)
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    replicates: int = Field(default=10_000, ge=100)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
     correction: Literal["holm", "bonferroni", "none"] = "holm"
-    equivalence_margin_points: float = Field(1.0, gt=0)
+    equivalence_margin_points: float = Field(default=1.0, gt=0)
     condition: str = "reference"
     """Condition of the headline verdict; `reference` = the protocol's own."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class LaunchSection(Section):
@@ -142,18 +157,20 @@ class LaunchSection(Section):
     device_ids: list[int] | None = None
     """GPU indices to use; None = all visible."""
     devices: Annotated[float, Field(gt=0)] = 1
-    """Devices per run: 1, 4 (with train.parallel: ddp), or a share (0.25 = four runs on one GPU)."""
-    max_parallel: int | None = Field(None, ge=1)
+    """Devices per run: 1, 4 (with train.parallel: ddp), or a share (0.25 = four runs on one
+    GPU)."""
+    max_parallel: int | None = Field(default=None, ge=1)
     """Most runs at once; None = one per GPU share, or one per CPU core on a machine without."""
-    threads_per_run: int | None = Field(None, ge=1)
-    """CPU threads of one run; None = cores divided by parallel runs. Recorded, and kept on resume."""
-    retries: int = Field(2, ge=0)
+    threads_per_run: int | None = Field(default=None, ge=1)
+    """CPU threads of one run; None = cores divided by parallel runs. Recorded, and kept on
+    resume."""
+    retries: int = Field(default=2, ge=0)
     """Restarts from the last checkpoint after a crash or stall, per run."""
-    stall_seconds: float = Field(300.0, gt=0)
+    stall_seconds: float = Field(default=300.0, gt=0)
     """A worker silent for this long is dumped, killed and restarted."""
-    grace_seconds: float = Field(20.0, gt=0)
+    grace_seconds: float = Field(default=20.0, gt=0)
     """Time to save and leave after a stop request, before the kill."""
-    memory_gib_per_run: float | None = Field(None, gt=0)
+    memory_gib_per_run: float | None = Field(default=None, gt=0)
     """Host memory one run needs; None = measured guess. A run starts only if it fits."""
 
 
@@ -164,7 +181,7 @@ class Study(Section):
     title: str = ""
     data: DataSection
     entries: list[EntrySection] = Field(min_length=1)
-    seeds: list[int] = Field([0], min_length=1)
+    seeds: list[int] = Field(default=[0], min_length=1)
     train: TrainSection = TrainSection()
     protocol: ProtocolSection = ProtocolSection()
     compare: CompareSection = CompareSection()

@@ -16,7 +16,7 @@ HEADER = """\
 #   regatta run   {name}.yaml      train, judge, compare, report; again = finish what is missing
 # Commented keys show their defaults; take the # away to change one. Any key: --set train.epochs=1
 """
-START = {
+START: dict[str, Any] = {
     "name": None,
     "data": {"source": "folder", "root": "videos"},
     "entries": ["timesformer", "videomae", "vivit"],
@@ -34,7 +34,8 @@ def study_template(name: str) -> str:
         if isinstance(section, type) and issubclass(section, BaseModel):
             lines += ["", f"{key}:"]
             for inner_key, inner in section.model_fields.items():
-                lines += _field(inner_key, inner, (given or {}).get(inner_key), indent="  ")
+                chosen = given.get(inner_key) if isinstance(given, dict) else None
+                lines += _field(inner_key, inner, chosen, indent="  ")
         else:
             lines += ["", *_field(key, field, given, indent="")]
     return "\n".join(lines) + "\n"
@@ -42,9 +43,15 @@ def study_template(name: str) -> str:
 
 def _field(key: str, field: FieldInfo, given: Any, indent: str) -> list[str]:
     comment = [f"{indent}# {field.description}"] if field.description else []
-    choices = f"   # {' | '.join(map(str, get_args(field.annotation)))}" if _is_choice(field) else ""
+    choices = (
+        f"   # {' | '.join(map(str, get_args(field.annotation)))}" if _is_choice(field) else ""
+    )
     value = given if given is not None else field.get_default(call_default_factory=True)
-    shown = yaml.safe_dump(_plain(value), default_flow_style=True, width=200).removesuffix("...\n").strip()
+    shown = (
+        yaml.safe_dump(_plain(value), default_flow_style=True, width=200)
+        .removesuffix("...\n")
+        .strip()
+    )
     return [*comment, f"{indent}{'' if given is not None else '# '}{key}: {shown}{choices}"]
 
 

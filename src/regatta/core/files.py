@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is synced and renamed to `path`.
 
     Raises:
-        DiskError: the folder cannot be written or the disk is full. `path` then keeps its old content.
+        DiskError: the folder cannot be written or the disk is full. `path` then keeps its old
+        content.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
@@ -37,11 +38,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None
+        _discard(temporary)
         raise disk_error(error, path) from error
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         raise
+
+
+def _discard(temporary: Path) -> None:
+    # The failure that brought us here may also forbid this; it must not hide that failure.
+    with suppress(OSError):
+        temporary.unlink()
 
 
 def disk_error(error: OSError, path: Path) -> DiskError:
@@ -49,7 +56,9 @@ def disk_error(error: OSError, path: Path) -> DiskError:
     if error.errno == errno.ENOSPC:
         free = shutil.disk_usage(_existing_parent(path)).free
         return DiskError(
-            f"disk full: {free / 2**20:.0f} MiB left", where=path, hint="free space, then run the same command again"
+            f"disk full: {free / 2**20:.0f} MiB left",
+            where=path,
+            hint="free space, then run the same command again",
         )
     return DiskError(
         f"cannot write: {error.strerror or error}",
@@ -93,11 +102,16 @@ def read_json(path: Path) -> Any:
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
     """Append one JSON line in one write, so that lines of several writers never mix."""
-    line = json.dumps(plain(record), allow_nan=False) + "\n"
+    line = (json.dumps(plain(record), allow_nan=False) + "\n").encode("utf-8")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(descriptor, line.encode("utf-8"))
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                # A crash tore the last line: glued to ours, both would be lost.
+                os.ftruncate(descriptor, os.pread(descriptor, size, 0).rfind(b"\n") + 1)
+            if os.write(descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, "only part of a line was written")
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -123,7 +137,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """`value` with numpy scalars, paths and tuples turned into plain JSON types, and NaN into None."""
+    """`value` with numpy scalars, paths and tuples turned into plain JSON types, and NaN into
+    None."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -138,7 +153,8 @@ def plain(value: Any) -> Any:
 
 
 def slug(name: str, *, limit: int = 64) -> str:
-    """A file name for any text: ASCII letters, digits, dot, dash and underscore only, never empty or hidden.
+    """A file name for any text: ASCII letters, digits, dot, dash and underscore only, never empty
+    or hidden.
 
     Names that had to be changed get a short hash, so two different names never meet on disk.
     """

@@ -30,7 +30,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], where: object = None) -> UnknownNameError:
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], where: object = None
+) -> UnknownNameError:
     """The error for a name that no one registered, with the nearest one and the whole list."""
     names = sorted(known)
     close = nearest(name, names)
@@ -49,6 +51,8 @@ class Listed:
     summary: str
     options: dict[str, str] | None
     """Option -> default as written; None when unknown."""
+    generates: bool = False
+    """A source that makes its files itself, so its root need not exist."""
 
 
 @dataclass
@@ -57,7 +61,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: the word for messages, for example "model".
-        variable: the name of this registry in code; decorators are searched as `<variable>.register("name")`.
+        variable: its name in code; decorators are searched as `<variable>.register("name")`.
         packages: dotted packages whose files are searched.
     """
 
@@ -66,8 +70,12 @@ class Registry(Generic[T]):
     packages: tuple[str, ...]
     _loaded: dict[str, T] = field(default_factory=dict)
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Decorate a function or class to make it known under `name`."""
+    def register(self, name: str, *, generates: bool = False) -> Callable[[T], T]:  # noqa: ARG002
+        """Decorate a function or class to make it known under `name`.
+
+        Args:
+            generates: see `Listed.generates`; read from the source text.
+        """
 
         def remember(target: T) -> T:
             known = self._loaded.get(name)
@@ -86,8 +94,8 @@ class Registry(Generic[T]):
         found: dict[str, Listed] = {}
         for package in self.packages:
             for module, path in _package_files(package):
-                for name, node in _registered(path, self.variable):
-                    found[name] = Listed(name, module, _summary(node), _options(node))
+                for name, node, generates in _registered(path, self.variable):
+                    found[name] = Listed(name, module, _summary(node), _options(node), generates)
         for point in entry_points(group=f"regatta.{self.kind}"):
             found[point.name] = Listed(point.name, point.module, "", None)
         return found
@@ -99,7 +107,8 @@ class Registry(Generic[T]):
     def check_options(
         self, name: str, options: Iterable[str], *, reserved: frozenset[str], where: object = None
     ) -> None:
-        """Raise `UnknownNameError` for an option that the thing called `name` does not take; imports nothing.
+        """Raise `UnknownNameError` for an option that the thing called `name` does not take;
+        imports nothing.
 
         `reserved` names are set by other keys of the study and are no options.
         """
@@ -135,7 +144,9 @@ def _package_files(package: str) -> list[tuple[str, Path]]:
     ]
 
 
-def _registered(path: Path, variable: str) -> list[tuple[str, ast.FunctionDef | ast.ClassDef]]:
+def _registered(
+    path: Path, variable: str
+) -> list[tuple[str, ast.FunctionDef | ast.ClassDef, bool]]:
     text = path.read_text(encoding="utf-8")
     if f"{variable}.register(" not in text:
         return []
@@ -148,8 +159,9 @@ def _registered(path: Path, variable: str) -> list[tuple[str, ast.FunctionDef | 
                 case ast.Call(
                     func=ast.Attribute(value=ast.Name(id=owner), attr="register"),
                     args=[ast.Constant(value=str(name)), *_],
+                    keywords=keywords,
                 ) if owner == variable:
-                    found.append((name, node))
+                    found.append((name, node, any(k.arg == "generates" for k in keywords)))
     return found
 
 

@@ -1,4 +1,5 @@
-"""All randomness comes from named streams: what one part draws never shifts another part's numbers."""
+"""All randomness comes from named streams: what one part draws never shifts another part's
+numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ import numpy as np
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the stream called `names` under the study's `seed`; stable over versions and machines."""
+    """A 63-bit seed for the stream called `names` under the study's `seed`; stable over versions
+    and machines."""
     text = "/".join([str(int(seed)), *map(str, names)])
     return int.from_bytes(sha256(text.encode("utf-8")).digest()[:8], "big") >> 1
 

@@ -1,4 +1,4 @@
-"""A stop request is a flag that the work polls at safe points; it is never an exception in the middle."""
+"""A stop request is a flag that work polls at safe points, never an exception in the middle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import FrameType
 
 
 class StopFlag:
-    """Set by TERM or INT. The first asks for a save at the next safe point, the third leaves at once."""
+    """Set by TERM or INT: the first asks for a save at a safe point, the third leaves at once."""
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
@@ -33,7 +33,7 @@ class StopFlag:
         self._count += 1
         self.signal_name = self.signal_name or name
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.request(signal.Signals(number).name)
         if self._count >= 3:
             os._exit(self.exit_code)

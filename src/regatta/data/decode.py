@@ -128,8 +128,8 @@ def _summary(
     size = (first.frame.width, first.frame.height)
     duration = last.seconds + (last.shown_seconds or 1.0 / fps)
     # Some headers count from zero, some from the first frame: no frame is missing in either case.
-    covered = duration + max(0.0, first.frame.time or 0.0)
-    header = video.header_seconds
+    late_start = (first.frame.time or 0.0) if video.has_presentation_times else 0.0
+    covered, header = duration + max(0.0, late_start), video.header_seconds
     return Probe(
         header_frames=video.stream.frames or None,
         counted_frames=len(stamps),
@@ -201,9 +201,9 @@ def _read_with_pyav(path: Path, wanted: list[int]) -> Frames:
                 images = np.empty((len(wanted), *image.shape), np.uint8)
             if image.shape != images.shape[1:]:
                 raise DecodeError(f"the picture turns at frame {item.ordinal}", where=path)
-            images[places[item.ordinal]] = image
-            stamps[places[item.ordinal]] = item.seconds
-            del places[item.ordinal]
+            for place in places.pop(item.ordinal):
+                images[place] = image
+                stamps[place] = item.seconds
             if not places:
                 return Frames(images, stamps)
     raise _beyond(wanted, count, path)

@@ -17,7 +17,7 @@ from regatta.core.files import append_json_line, ensure_writable
 from regatta.data.decode import Probe, probe
 
 Progress = Callable[[int, int, str], None]
-"""Called with (files done, files in all, the file just done); once before the first, without."""
+"""Called with (files done, files in all, what is done); once before the first file."""
 Stop = Callable[[], bool]
 FileKey = tuple[str, int, int]
 
@@ -52,7 +52,7 @@ def scan_files(
         path: known[key] for path, key in keys.items() if key is not None and key in known
     }
     if progress is not None:
-        progress(len(found), len(paths), "")
+        progress(len(found), len(paths), "scanning")
     pool = ThreadPoolExecutor(max_workers=_usable_cores())
     try:
         todo = {pool.submit(probe, p, stop=stop): p for p in paths if p not in found}
@@ -69,7 +69,7 @@ def scan_files(
                 if key is not None and key == _file_key(path):
                     append_json_line(cache, _cache_record(key, facts))
             if progress is not None:
-                progress(len(found), len(paths), path.name)
+                progress(len(found), len(paths), f"scanning {path.name}")
     finally:
         pool.shutdown(cancel_futures=True)
     return {path: found[path] for path in paths}

@@ -8,7 +8,7 @@ ranks, cache or resume.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -55,9 +55,9 @@ class ClipLoader:
     `batch_size * world` of them, dealt out like cards: rank r takes every world-th, starting at r.
     Nothing is padded, repeated or dropped.
 
-    With `augment="none"` a clip is the fixed uniform plan of its sample, resized as `resize` says;
-    with "standard" the plan is jittered in time and every clip gets its own random resized crop
-    and, if `flip` allows, mirror.
+    With `augment="none"`, also right for validation, a clip is the fixed uniform plan of its
+    sample, resized as `resize` says; with "standard" the plan is jittered in time and every clip
+    gets its own random resized crop and, if `flip` allows, mirror.
 
     `cache_bytes` bounds the decoded frames that are kept for later epochs (first come, first kept:
     an epoch reads every sample once, so throwing out old ones would only lose hits). With "none"
@@ -108,25 +108,33 @@ class ClipLoader:
         order = stream(self._seed, "order", epoch).permutation(len(self._samples))
         ordered = [self._samples[place] for place in order]
         deal = deal_batches(ordered, self._batch_size, rank=self._rank, world=self._world)
-        return collate(
-            deal[start:],
+        clips = map_in_threads(
             lambda sample: self._clip(epoch, sample),
-            shape=(self._frames, 3, self._image_size, self._image_size),
-            epoch=epoch,
-            start=start,
+            chain.from_iterable(deal[start:]),
             threads=self._threads,
+            # Two batches ahead: one is trained on while the next is read.
+            ahead=max(2 * self._batch_size, self._threads),
         )
+        with closing(clips):
+            for position, rows in enumerate(deal[start:], start):
+                yield Batch(
+                    self._stack([next(clips) for _ in rows]),
+                    torch.tensor([sample.label for sample in rows], dtype=torch.int64),
+                    [sample.sample_id for sample in rows],
+                    epoch=epoch,
+                    position=position,
+                    is_last_of_epoch=position == len(deal) - 1,
+                )
+
+    def _stack(self, clips: list[torch.Tensor]) -> torch.Tensor:
+        if clips:
+            return torch.stack(clips)
+        shape = (0, self._frames, 3, self._image_size, self._image_size)
+        return torch.empty(shape, dtype=torch.uint8)
 
     def _clip(self, epoch: int, sample: Sample) -> torch.Tensor:
         if self._augment == "none":
-            return uniform_clip(
-                sample,
-                frames=self._frames,
-                image_size=self._image_size,
-                resize=self._resize,
-                decoder=self._decoder,
-                cache=self.cache,
-            )
+            return self._uniform_clip(sample)
         rng = stream(self._seed, "sample", epoch, sample.sample_id)
         indices = plan_training_clip(sample.frames, self._frames, rng)
         images = torch.from_numpy(self._source_frames(sample, indices))
@@ -136,73 +144,23 @@ class ClipLoader:
         )
         return augment_clip(images, augmentation, size=self._image_size)
 
+    def _uniform_clip(self, sample: Sample) -> torch.Tensor:
+        kept = self.cache.get(sample.sample_id)
+        if kept is None:
+            indices = plan_training_clip(sample.frames, self._frames, None)
+            images = torch.from_numpy(read_sample(sample, indices, decoder=self._decoder))
+            kept = resize_frames(images, size=self._image_size, resize=self._resize).numpy()
+            self.cache.offer(sample.sample_id, kept)
+        return torch.from_numpy(kept)
+
     def _source_frames(self, sample: Sample, indices: Sequence[int]) -> np.ndarray:
-        key = ("source", sample.sample_id)
-        whole = self.cache.get(key)
+        whole = self.cache.get(sample.sample_id)
         if whole is None and self.cache.has_room(sample.frames * sample.height * sample.width * 3):
             whole = read_sample(sample, range(sample.frames), decoder=self._decoder)
-            self.cache.offer(key, whole)
+            self.cache.offer(sample.sample_id, whole)
         if whole is not None:
             return whole[list(indices)]
         return read_sample(sample, indices, decoder=self._decoder)
-
-
-def evaluation_batches(
-    samples: Sequence[Sample],
-    *,
-    frames: int,
-    image_size: int,
-    resize: Resize,
-    batch_size: int,
-    rank: int = 0,
-    world: int = 1,
-    threads: int = 1,
-    decoder: Decoder = "pyav",
-    cache: FrameCache | None = None,
-) -> Generator[Batch]:
-    """The fixed uniform clip of every sample, in id order: each id exactly once over all ranks.
-
-    Ranks may get different numbers of batches, so a loop over them must hold no collective call.
-
-    Args:
-        cache: keeps finished clips for the next call; None = read anew.
-    """
-    deal = deal_batches(_in_id_order(samples)[rank::world], batch_size, rank=0, world=1)
-    kept = FrameCache(0) if cache is None else cache
-
-    def clip(sample: Sample) -> torch.Tensor:
-        return uniform_clip(
-            sample, frames=frames, image_size=image_size, resize=resize, decoder=decoder, cache=kept
-        )
-
-    shape = (frames, 3, image_size, image_size)
-    return collate(deal, clip, shape=shape, epoch=0, start=0, threads=threads)
-
-
-def collate(
-    deal: list[list[Sample]],
-    clip_of: Callable[[Sample], torch.Tensor],
-    *,
-    shape: tuple[int, int, int, int],
-    epoch: int,
-    start: int,
-    threads: int,
-) -> Generator[Batch]:
-    """Batches of the rows in `deal`, numbered from `start`; clips of `shape` are read ahead."""
-    # Two batches ahead: one is trained on while the next is read.
-    ahead = max([threads, 1, *(2 * len(rows) for rows in deal)])
-    clips = map_in_threads(clip_of, chain.from_iterable(deal), threads=threads, ahead=ahead)
-    with closing(clips):
-        for offset, rows in enumerate(deal):
-            videos = [next(clips) for _ in rows]
-            yield Batch(
-                torch.stack(videos) if rows else torch.empty((0, *shape), dtype=torch.uint8),
-                torch.tensor([sample.label for sample in rows], dtype=torch.int64),
-                [sample.sample_id for sample in rows],
-                epoch=epoch,
-                position=start + offset,
-                is_last_of_epoch=offset == len(deal) - 1,
-            )
 
 
 def deal_batches(
@@ -216,26 +174,6 @@ def deal_batches(
     return [
         list(samples[first : first + step][rank::world]) for first in range(0, len(samples), step)
     ]
-
-
-def uniform_clip(
-    sample: Sample,
-    *,
-    frames: int,
-    image_size: int,
-    resize: Resize,
-    decoder: Decoder,
-    cache: FrameCache,
-) -> torch.Tensor:
-    """The clip without any chance in it: even plan, plain resize; uint8 [T, 3, S, S]."""
-    key = ("clip", sample.sample_id, frames, image_size, resize)
-    kept = cache.get(key)
-    if kept is None:
-        indices = plan_training_clip(sample.frames, frames, None)
-        images = torch.from_numpy(read_sample(sample, indices, decoder=decoder))
-        kept = resize_frames(images, size=image_size, resize=resize).numpy()
-        cache.offer(key, kept)
-    return torch.from_numpy(kept)
 
 
 def read_sample(sample: Sample, indices: Sequence[int], *, decoder: Decoder = "pyav") -> np.ndarray:
@@ -262,20 +200,20 @@ class FrameCache:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.used_bytes = 0
-        self._kept: dict[Hashable, np.ndarray] = {}
+        self._kept: dict[str, np.ndarray] = {}
         self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def get(self, key: Hashable) -> np.ndarray | None:
+    def get(self, key: str) -> np.ndarray | None:
         return self._kept.get(key)
 
     def has_room(self, size_bytes: int) -> bool:
         """Whether an array of this size would be kept now."""
         return self.used_bytes + size_bytes <= self.limit_bytes
 
-    def offer(self, key: Hashable, array: np.ndarray) -> None:
+    def offer(self, key: str, array: np.ndarray) -> None:
         """Keep `array` if it fits. It must own its memory: a view would hold more than counted."""
         with self._lock:
             if key not in self._kept and self.has_room(array.nbytes):

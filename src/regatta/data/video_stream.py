@@ -243,8 +243,8 @@ def orientation_of(frame: VideoFrame, path: Path) -> Orientation:
         return Orientation(False, a < 0, d < 0)
     if max(abs(a), abs(d)) < _QUARTER_TOLERANCE:
         return Orientation(True, c < 0, b < 0)
-    turn = f"{-frame.rotation} degrees; only quarter turns are supported"
-    raise DecodeError(f"the file asks to be turned by {turn}", where=path)
+    turn = f"about {-frame.rotation} degrees"
+    raise DecodeError(f"the file's display matrix is no quarter turn ({turn})", where=path)
 
 
 def reason(error: Exception) -> str:

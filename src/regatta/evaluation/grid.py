@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from regatta.core.seeds import stream
 from regatta.data.frame_plan import FramePlan
 from regatta.data.manifest import Sample
+from regatta.data.splits import stratified_subset
 from regatta.data.transforms import Resize, resize_frames
 from regatta.evaluation.protocols import Protocol
 
@@ -136,21 +136,6 @@ def prepare_frames(frames: SampleFrames, device: torch.device) -> None:
 
 
 def choose_samples(samples: Sequence[Sample], count: int | None, seed: int) -> list[Sample]:
-    """A seeded, class-stratified choice of `count` samples in id order; all of them for None.
-
-    Sample j of a class of n, in that class's random order, stands at (j + 1/2) / n, and the `count`
-    foremost are taken: the seats of Webster's method, so each class gives its rounded share, and a
-    smaller choice lies within every larger one of the same seed.
-    """
+    """A seeded, class-stratified choice of `count` samples in id order; all of them for None."""
     ordered = sorted(samples, key=lambda sample: sample.sample_id)
-    if count is None or count >= len(ordered):
-        return ordered
-    ranked: list[tuple[float, float, int]] = []
-    for label in sorted({sample.label for sample in ordered}):
-        members = [place for place, sample in enumerate(ordered) if sample.label == label]
-        rng = stream(seed, "choose", label)
-        ties = rng.random(len(members))
-        for j, member in enumerate(rng.permutation(members)):
-            ranked.append(((j + 0.5) / len(members), ties[j], int(member)))
-    chosen = sorted(place for *_, place in sorted(ranked)[:count])
-    return [ordered[place] for place in chosen]
+    return ordered if count is None else stratified_subset(ordered, count, seed)

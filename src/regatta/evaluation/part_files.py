@@ -71,8 +71,26 @@ def open_folder(
     they would make a table that no one judged. Safe with several shards at once.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    identity = _identity(samples, conditions, part_samples, fingerprint)
+    with _locked(folder):
+        marker = folder / "judging.json"
+        if marker.is_file() and read_json(marker) == identity:
+            return
+        # The mark of completion goes first: a crash in between must not leave it over other parts.
+        for pattern in ("complete.json", "ceiling.json", "part-*.parquet", "cost-*.json"):
+            for stale in folder.glob(pattern):
+                stale.unlink()
+        write_json(marker, identity)
+
+
+def _identity(
+    samples: Sequence[Sample],
+    conditions: Sequence[Condition],
+    part_samples: int,
+    fingerprint: dict[str, Any],
+) -> dict[str, Any]:
     rows = sorted(f"{s.sample_id}\t{s.label}\t{s.content_hash}" for s in samples)
-    identity = plain(
+    return plain(
         {
             "samples_hash": sha256("\n".join(rows).encode()).hexdigest(),
             "conditions": [asdict(condition) for condition in conditions],
@@ -80,14 +98,6 @@ def open_folder(
             "fingerprint": fingerprint,
         }
     )
-    with _locked(folder):
-        marker = folder / "judging.json"
-        if marker.is_file() and read_json(marker) == identity:
-            return
-        (folder / "complete.json").unlink(missing_ok=True)
-        for stale in [*folder.glob("part-*.parquet"), *folder.glob("cost-*.json")]:
-            stale.unlink()
-        write_json(marker, identity)
 
 
 @contextmanager
@@ -148,8 +158,12 @@ def finalize_predictions(
     Harmless to repeat, also by several shards at once.
 
     Returns:
-        False when a part is still missing or damaged.
+        False when a part is missing or damaged, or the parts are of another judging.
     """
+    marker = folder / "judging.json"
+    identity = _identity(samples, conditions, part_samples, fingerprint)
+    if not marker.is_file() or read_json(marker) != identity:
+        return False
     parts = split_parts(samples, part_samples)
     if not all(part_is_whole(folder, n, part, conditions) for n, part in enumerate(parts)):
         return False

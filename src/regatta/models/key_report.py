@@ -28,6 +28,9 @@ class KeyReport:
     reshaped: dict[str, str] = field(default_factory=dict)
     without_effect: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return self.summary()
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)

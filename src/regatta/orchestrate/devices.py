@@ -60,9 +60,9 @@ class Placement:
         return f"GPU {'+'.join(map(str, self.gpu_ids))}" if self.gpu_ids else "CPU"
 
 
-def this_machine() -> Machine:
-    """Look at the machine; takes as long as nvidia-smi does."""
-    gpus, trouble = list_gpus()
+def this_machine(launch: LaunchSection) -> Machine:
+    """Look at the machine; asks for GPUs, which takes a second, only when they may be used."""
+    gpus, trouble = list_gpus() if launch.device != "cpu" else ((), "launch.device is cpu")
     if gpus and _torch_has_no_cuda():
         gpus, trouble = (), "the installed torch is a CPU build"
     return Machine(cpu_cores(), host_memory(), gpus, trouble)
@@ -279,7 +279,7 @@ def make_pool(machine: Machine, launch: LaunchSection, *, runs: int) -> DevicePo
 
 def find_slots(launch: LaunchSection, *, runs: int | None = None) -> list[Placement]:
     """Where runs would stand side by side on this machine; raises like `make_pool`."""
-    machine = this_machine()
+    machine = this_machine(launch)
     pool = make_pool(machine, launch, runs=runs or machine.cores)
     taken = (pool.take(launch.devices) for _ in range(pool.places))
     return [placement for placement in taken if placement]

@@ -50,7 +50,7 @@ def finish_study(
     if not inputs["judged"]:
         echo("nothing is judged, so there is nothing to compare")
         return 0
-    if _stand_for(folder, inputs):
+    if report_is_current(folder, study):
         return 0
     for verb in ("compare", "report"):
         code = _run_verb(folder, verb, stop=stop, echo=echo, command=command)
@@ -86,11 +86,12 @@ def _inputs_file(folder: StudyFolder) -> Path:
     return folder.report / "inputs.json"
 
 
-def _stand_for(folder: StudyFolder, inputs: dict[str, Any]) -> bool:
+def report_is_current(folder: StudyFolder, study: Study) -> bool:
+    """Whether results and report stand for exactly the predictions and settings that there are."""
     if not report_page(folder).is_file() or not (folder.results / "comparison.json").is_file():
         return False
     try:
-        return read_json(_inputs_file(folder)) == inputs
+        return read_json(_inputs_file(folder)) == _inputs(folder, study)
     except RecordError:
         return False
 

@@ -26,6 +26,7 @@ class Job:
     log_start: int = 0
     life: object = None
     alive_at: float = 0.0
+    looked_at: float = 0.0
     silent_since: float | None = None
     memory_was_asked: bool = False
     failure: Failure | None = None

@@ -124,6 +124,8 @@ class LocalLauncher:
 
     def threads_for(self, task: Task) -> int:
         """CPU threads of a task: its share of the cores when all places are taken, nothing else."""
+        if task.kind == "prepare":
+            return self._cores
         if self._fixed_threads:
             return self._fixed_threads
         beside = self._pool.at_once(task.resources.devices)

@@ -25,6 +25,7 @@ _MODEL_GIB = {"tiny": 0.5, "small": 1.5, "base": 3.0}
 """Host memory of a worker beside its frame cache, until a run of its entry has been measured."""
 
 TaskKind = Literal["prepare", "train", "judge"]
+ALL_KINDS: tuple[TaskKind, ...] = ("prepare", "train", "judge")
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,12 @@ class Plan:
 
     tasks: tuple[Task, ...]
 
-    def of_kind(self, kind: TaskKind) -> tuple[Task, ...]:
-        return tuple(task for task in self.tasks if task.kind == kind)
+    def of_kind(self, *kinds: TaskKind) -> tuple[Task, ...]:
+        return tuple(task for task in self.tasks if task.kind in kinds)
 
-    @property
-    def runs_to_judge(self) -> int:
-        return len({run for task in self.of_kind("judge") for run in task.run_ids})
+    def run_ids(self, *kinds: TaskKind) -> set[str]:
+        """The runs that tasks of these kinds work on."""
+        return {run_id for task in self.of_kind(*kinds) for run_id in task.run_ids}
 
 
 def plan_study(

@@ -17,7 +17,7 @@ from regatta.core.errors import LeaseHeldError
 from regatta.core.files import disk_error, write_json
 from regatta.orchestrate.causes import RESUME, Failure
 from regatta.orchestrate.processes import kill_tree
-from regatta.orchestrate.snapshot import has_begun, next_phase, status_of
+from regatta.orchestrate.snapshot import has_begun, next_phase, resting_state, status_of
 from regatta.records.run_folder import RunFolder
 from regatta.records.status import (
     LIVE,
@@ -48,7 +48,7 @@ def write_settled(run: RunFolder, protocol: str, *, waiting: bool) -> Status:
         if before.state == "done":
             return before
         return write_status(run.status, replace(before, **{**_CLEAN, "state": "done", "phase": ""}))
-    state = "queued" if waiting else ("interrupted" if has_begun(run) else "pending")
+    state = "queued" if waiting else resting_state(run)
     after = replace(before, **{**_CLEAN, "state": state, "phase": next_phase(run)})
     return before if after == before else write_status(run.status, after)
 
@@ -65,6 +65,10 @@ def write_starting(run: RunFolder, *, phase: str, attempts: int) -> None:
         "phase": phase,
         "attempts": attempts,
         "process": asdict(this_process()),
+        # What an earlier phase or attempt had reached says nothing about this one.
+        "step": 0,
+        "total_steps": 0,
+        "samples_per_second": None,
     }
     write_status(run.status, replace(status_of(run), **fields))
 
@@ -90,11 +94,10 @@ def write_retrying(run: RunFolder, failure: Failure) -> None:
 
 
 def write_stopped(run: RunFolder, *, exit_code: int | None, was_running: bool) -> None:
-    """Interrupted if it has begun, else pending; a worker's own words on its stop are kept."""
+    """Interrupted if it was at work, else waiting; a worker's own words on its stop are kept."""
     before = status_of(run)
-    begun = was_running or has_begun(run)
     fields = {
-        "state": "interrupted" if begun else "pending",
+        "state": "interrupted" if was_running else resting_state(run),
         "phase": before.phase or next_phase(run),
         "process": None,
         "seconds_left": None,

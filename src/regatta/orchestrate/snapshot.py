@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from regatta.config.expand import RunSpec, protocol_id
 from regatta.core.errors import RecordError, RegattaError
@@ -65,6 +65,11 @@ def status_of(run: RunFolder) -> Status:
 def has_begun(run: RunFolder) -> bool:
     """Whether the run has something to resume from."""
     return run.is_trained() or (run.checkpoints.is_dir() and any(run.checkpoints.iterdir()))
+
+
+def resting_state(run: RunFolder) -> Literal["interrupted", "pending"]:
+    """The state of an unfinished run without a worker: cut short, or before its next phase."""
+    return "interrupted" if has_begun(run) and not run.is_trained() else "pending"
 
 
 def next_phase(run: RunFolder) -> str:
@@ -142,7 +147,7 @@ def truthful(status: Status, run: RunFolder, *, judged: bool, supervised: bool |
     if status.state == "done":
         return replace(status, state="pending", phase=next_phase(run))
     if status.state == "queued" and supervised is False:
-        return replace(status, state="interrupted" if has_begun(run) else "pending")
+        return replace(status, state=resting_state(run), phase=next_phase(run))
     return status
 
 

@@ -1,42 +1,20 @@
-"""Run a study: start what is missing, watch it, restart what crashes, and leave nothing behind."""
+"""Run a study: take its lease, clear what an earlier launch left, then supervise its tasks."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 
-from regatta.config.expand import expand_study, protocol_id
+from regatta.config.expand import expand_study
 from regatta.config.schema import Study
 from regatta.core.registry import unknown_name
 from regatta.core.signals import StopFlag
-from regatta.orchestrate.causes import STOPPED_CODES, Failure, diagnose
 from regatta.orchestrate.devices import Machine, this_machine
-from regatta.orchestrate.jobs import Job, signs_of_life
-from regatta.orchestrate.local import Ended, Launcher, LocalLauncher
-from regatta.orchestrate.plan import WORKER_COMMAND, Plan, Task, is_prepared, plan_study
-from regatta.orchestrate.run_states import (
-    SUPERVISED_VARIABLE,
-    append_note,
-    discard_run,
-    end_orphan,
-    kept_threads,
-    remember_in_run_json,
-    write_failed,
-    write_retrying,
-    write_settled,
-    write_starting,
-    write_stopped,
-)
-from regatta.orchestrate.snapshot import status_of
+from regatta.orchestrate.local import LocalLauncher
+from regatta.orchestrate.plan import ALL_KINDS, WORKER_COMMAND, TaskKind
+from regatta.orchestrate.run_states import append_note, discard_run, end_orphan
+from regatta.orchestrate.supervisor import Supervisor
 from regatta.records.lease import study_lease
 from regatta.records.run_folder import StudyFolder
-from regatta.records.status import write_status
-
-TICK_SECONDS = 0.25
-DISPLAY_SECONDS = 1.0
-DUMP_SECONDS = 1.0
-"""Time that a silent worker gets to write its stacks before it is killed."""
 
 Say = Callable[[str], None]
 
@@ -51,6 +29,7 @@ def run_study(
     restart: Sequence[str] = (),
     then: Callable[[int], int] | None = None,
     machine: Machine | None = None,
+    only: tuple[TaskKind, ...] = ALL_KINDS,
     worker_command: tuple[str, ...] = WORKER_COMMAND,
 ) -> int:
     """Do what is missing of a study, with this process as its supervisor.
@@ -64,8 +43,10 @@ def run_study(
         then: called with the exit code while the lease is still held, unless stopped;
             returns the final code.
         machine: what to place tasks on; None = look.
+        only: kinds of tasks to do; the others are left for another launch.
     Returns:
-        0 all runs judged, 1 some failed, 2 or 3 the data could not be prepared, 130 or 143 stopped.
+        0 all that was asked is done, 1 some failed, 2 or 3 the data could not be prepared,
+        130 or 143 stopped.
     Raises:
         LeaseHeldError, DeviceError, DiskError, ConfigError, UnknownNameError.
     """
@@ -80,320 +61,28 @@ def run_study(
         for run_id in restart:
             if run_id not in known:
                 raise unknown_name("run", run_id, known, where=folder.path)
-        launcher = LocalLauncher(machine or this_machine(), study.launch, runs=len(specs))
+        launcher = LocalLauncher(
+            machine or this_machine(study.launch), study.launch, runs=len(specs)
+        )
         try:
             for run_id in known:
                 end_orphan(folder.run(run_id), folder.path, say)
             for run_id in restart:
                 discard_run(folder.run(run_id))
                 say(f"{run_id}: starts over, earlier checkpoints and results are deleted")
-            code = Supervisor(
+            supervisor = Supervisor(
                 folder,
                 study,
                 launcher,
                 stop=stop,
                 say=say,
                 tick=tick,
+                only=only,
                 worker_command=worker_command,
-            ).run()
+            )
+            code = supervisor.run()
         finally:
             launcher.close()
-        return then(code) if then and not stop.requested else code
-
-
-class Supervisor:
-    """Drives one study's tasks through a launcher; owns the states of runs that have no worker."""
-
-    def __init__(
-        self,
-        folder: StudyFolder,
-        study: Study,
-        launcher: Launcher,
-        *,
-        stop: StopFlag,
-        say: Say,
-        tick: Callable[[], None] | None,
-        worker_command: tuple[str, ...],
-    ) -> None:
-        self._folder, self._study, self._launcher = folder, study, launcher
-        self._stop, self._say, self._tick = stop, say, tick
-        self._worker_command = worker_command
-        self._runs = [folder.run(spec.run_id) for spec in expand_study(study)]
-        self._protocol = protocol_id(study.protocol)
-        self._given_up: set[str] = set()
-        self._jobs: dict[str, Job] = {}
-        self._ticked_at = 0.0
-
-    def run(self) -> int:
-        """Prepare, train, judge; then judge one by one what could not be judged together."""
-        plan = self._plan()
-        self._announce(plan)
-        self._settle()
-        if plan.of_kind("prepare"):
-            prepared = self._execute(plan.of_kind("prepare"))["prepare"]
-            if prepared.state != "succeeded":
-                return self._give_up_all(prepared.failure) if prepared.failure else self._conclude()
-            self._settle()
-            plan = self._plan()
-        if not self._stop.requested:
-            self._execute(plan.tasks)
-        if not self._stop.requested and self._unjudged():
-            self._execute(self._plan(judge_separately=True).of_kind("judge"))
-        return self._conclude()
-
-    def _plan(self, *, judge_separately: bool = False) -> Plan:
-        return plan_study(
-            self._folder,
-            self._study,
-            judge_shards=self._launcher.judge_shards(min(1, self._study.launch.devices)),
-            worker_command=self._worker_command,
-            judge_separately=judge_separately,
-            skip=self._given_up,
-        )
-
-    def _announce(self, plan: Plan) -> None:
-        if not plan.tasks:
-            self._say(f"{self._study.name}: nothing to do, all {len(self._runs)} runs are done")
-            return
-        parts = ["prepare the data"] if plan.of_kind("prepare") else []
-        parts += [f"train {count}"] if (count := len(plan.of_kind("train"))) else []
-        parts += [f"judge {plan.runs_to_judge}"] if plan.runs_to_judge else []
-        self._say(
-            f"{self._study.name}: {', '.join(parts)} of {len(self._runs)} runs; "
-            f"{self._launcher.describe()}"
-        )
-
-    def _settle(self) -> None:
-        for run in self._runs:
-            write_settled(run, self._protocol, waiting=True)
-
-    def _unjudged(self) -> list[str]:
-        return [
-            run.run_id
-            for run in self._runs
-            if run.is_trained()
-            and not run.is_judged(self._protocol)
-            and run.run_id not in self._given_up
-        ]
-
-    def _give_up_all(self, failure: Failure) -> int:
-        told = replace(failure, message=f"the data could not be prepared: {failure.message}")
-        for run in self._runs:
-            if not run.is_judged(self._protocol):
-                write_failed(run, told, attempts=0)
-        self._say(f"{told.message}\n  next:  {told.next_step}")
-        return failure.exit_code if failure.exit_code in {2, 3} else 1
-
-    def _conclude(self) -> int:
-        left = [run for run in self._runs if not run.is_judged(self._protocol)]
-        for run in left:
-            if status_of(run).state in {"queued", "starting", "running", "stopping"}:
-                write_stopped(run, exit_code=None, was_running=False)
-        if not left:
-            return 0
-        if self._stop.requested:
-            self._say(
-                f"stopped, {len(left)} of {len(self._runs)} runs are left; run again to go on"
-            )
-            return self._stop.exit_code
-        self._say(f"{len(left)} of {len(self._runs)} runs are not done")
-        return 1
-
-    def _execute(self, tasks: Sequence[Task]) -> dict[str, Job]:
-        """Run tasks until each is over or a stop was carried out."""
-        self._jobs = {task.id: Job(task) for task in tasks}
-        while not all(job.is_over for job in self._jobs.values()):
-            if self._stop.requested:
-                self._stop_all()
-                break
-            self._start_ready()
-            self._step()
-            self._check_silence()
-        return self._jobs
-
-    def _step(self) -> None:
-        for ended in self._launcher.wait(TICK_SECONDS):
-            self._on_end(self._jobs[ended.task_id], ended)
-        if self._tick and time.monotonic() - self._ticked_at >= DISPLAY_SECONDS:
-            self._ticked_at = time.monotonic()
-            self._tick()
-
-    def _start_ready(self) -> None:
-        for job in self._jobs.values():
-            if job.state != "waiting" or not self._is_ready(job):
-                continue
-            running = self._running()
-            if any(other.alone for other in running):
-                return
-            refusal = self._launcher.refusal(job.task, alone=job.alone)
-            if refusal is None:
-                self._begin(job)
-            elif refusal.is_memory:
-                if not job.memory_was_asked:
-                    job.memory_was_asked = True
-                    self._say(f"{job.task.title}: waits, {refusal.reason}")
-                # Costly tasks keep their turn: smaller ones must not eat the memory they wait for.
-                return
-
-    def _is_ready(self, job: Job) -> bool:
-        """Whether all it waits for is over; skips it when it lacks what it needs."""
-        if any(
-            not self._jobs[i].is_over for i in (*job.task.needs, *job.task.after) if i in self._jobs
-        ):
-            return False
-        lacking = any(self._jobs[i].state != "succeeded" for i in job.task.needs if i in self._jobs)
-        if job.task.kind == "judge":
-            job.task = job.task.for_runs(self._unjudged())
-            lacking = lacking or not job.task.run_ids
-        if lacking:
-            job.state = "skipped"
-        return not lacking
-
-    def _running(self) -> list[Job]:
-        return [job for job in self._jobs.values() if job.state == "running"]
-
-    def _begin(self, job: Job) -> None:
-        task, job.attempts = job.task, job.attempts + 1
-        threads = self._launcher.threads_for(task)
-        for run in map(self._folder.run, task.run_ids):
-            if task.kind == "train":
-                threads = kept_threads(run) or threads
-                remember_in_run_json(run, threads=threads)
-            if not self._is_shared(run.run_id):
-                write_starting(run, phase=task.kind, attempts=job.attempts)
-        env = {**task.env, SUPERVISED_VARIABLE: str(self._folder.path.resolve())}
-        job.log_start = task.log.stat().st_size if task.log.is_file() else 0
-        job.process = self._launcher.start(replace(task, env=env), threads=threads)
-        job.state, job.silent_since = "running", None
-        job.life, job.alive_at = signs_of_life(job, self._folder, self._launcher), time.monotonic()
-        append_note(
-            self._folder.supervisor_log,
-            f"{task.id}: attempt {job.attempts}, process {job.process.pid}, {threads} threads",
-        )
-
-    def _is_shared(self, run_id: str) -> bool:
-        """Whether another shard is at work on the run, so that its status belongs to that one."""
-        return any(run_id in job.task.run_ids for job in self._running())
-
-    def _on_end(self, job: Job, ended: Ended) -> None:
-        runs = [self._folder.run(run_id) for run_id in job.task.run_ids]
-        append_note(self._folder.supervisor_log, f"{job.task.id}: exit code {ended.exit_code}")
-        if self._has_done_its_work(job.task, ended):
-            job.state = "succeeded"
-            self._after_success(job, ended)
-        elif self._stop.requested or self._was_stopped(job, ended):
-            job.state = "stopped"
-            self._given_up.update(job.task.run_ids)
-            for run in runs:
-                write_stopped(run, exit_code=ended.exit_code, was_running=True)
-            if not self._stop.requested:
-                self._say(f"{job.task.title}: stopped from outside; run again to go on")
-        else:
-            self._after_failure(job, ended)
-
-    def _has_done_its_work(self, task: Task, ended: Ended) -> bool:
-        if task.kind == "prepare":
-            return is_prepared(self._folder, self._study)
-        runs = [self._folder.run(run_id) for run_id in task.run_ids]
-        if task.kind == "train":
-            # A worker may die after its last file: what counts is that the run is complete.
-            return all(run.is_trained() for run in runs)
-        if all(run.is_judged(self._protocol) for run in runs):
-            return True
-        # One of several shards cannot complete a run; the last one standing must.
-        return ended.exit_code == 0 and task.shard != "1/1"
-
-    def _was_stopped(self, job: Job, ended: Ended) -> bool:
-        if job.silent_since is not None:
-            return False
-        if ended.exit_code in STOPPED_CODES:
-            return True
-        # torchrun turns its workers' exit codes into 1; their own word on the stop remains.
-        states = [status_of(self._folder.run(run_id)).state for run_id in job.task.run_ids]
-        return bool(states) and all(state == "interrupted" for state in states)
-
-    def _after_success(self, job: Job, ended: Ended) -> None:
-        for run in map(self._folder.run, job.task.run_ids):
-            if job.task.kind == "train" and ended.peak_gib:
-                remember_in_run_json(run, peak_memory_gib=ended.peak_gib)
-            beside = next((j for j in self._running() if run.run_id in j.task.run_ids), None)
-            if beside and beside.process and not run.is_judged(self._protocol):
-                # The process that wrote last is gone; another shard still has the run.
-                told = replace(status_of(run), state="running", process=asdict(beside.process))
-                write_status(run.status, told)
-            else:
-                write_settled(run, self._protocol, waiting=True)
-
-    def _after_failure(self, job: Job, ended: Ended) -> None:
-        runs = [self._folder.run(run_id) for run_id in job.task.run_ids]
-        told = next((s for s in map(status_of, runs) if s.state == "failed"), None)
-        for run in runs:
-            # A judge that fails for one run has completed what it could of the others.
-            write_settled(run, self._protocol, waiting=True)
-        runs = [run for run in runs if not run.is_judged(self._protocol)]
-        failure = diagnose(
-            ended,
-            status=told,
-            log=job.task.log,
-            log_start=job.log_start,
-            stalled_seconds=None if job.silent_since is None else self._study.launch.stall_seconds,
-        )
-        job.failure, where = failure, job.task.title
-        retries = self._study.launch.retries
-        if job.may_retry(failure, retries):
-            job.state, job.alone = "waiting", failure.alone
-            for run in runs:
-                write_retrying(run, failure)
-            again = (
-                "again, alone" if failure.alone else f"again ({job.attempts} of {retries} restarts)"
-            )
-            self._say(f"{where}: {failure.cause}: {failure.message}; starting {again}")
-            return
-        job.state = "failed"
-        if len(job.task.run_ids) > 1:
-            for run in runs:
-                write_retrying(run, failure)
-            self._say(f"{where}: {failure.cause}: {failure.message}; judging the runs one by one")
-            return
-        for run in runs:
-            self._given_up.add(run.run_id)
-            write_failed(run, failure, attempts=job.attempts)
-        self._say(
-            f"{where}: failed: {failure.cause}: {failure.message}\n  next:  {failure.next_step}"
-        )
-
-    def _check_silence(self) -> None:
-        """Dump and kill what has been silent for too long; its restart follows in `_on_end`."""
-        limit, now = self._study.launch.stall_seconds, time.monotonic()
-        for job in self._running():
-            life = signs_of_life(job, self._folder, self._launcher)
-            if life != job.life and job.silent_since is None:
-                job.life, job.alive_at = life, now
-                self._launcher.reported(job.task.id)
-            elif job.silent_since is not None:
-                if now - job.silent_since >= DUMP_SECONDS:
-                    self._launcher.kill(job.task.id)
-            elif now - job.alive_at >= limit:
-                job.silent_since = now
-                self._launcher.dump_stacks(job.task.id)
-                self._say(f"{job.task.title}: no sign of life for {limit:.0f} s, ending it")
-
-    def _stop_all(self) -> None:
-        """Ask tasks to save and leave; kill them after the grace time or a second request."""
-        running, grace = self._running(), self._study.launch.grace_seconds
-        if running:
-            self._say(
-                f"stopping: {len(running)} processes save and leave (at most {grace:.0f} s); "
-                "ask again to end them at once"
-            )
-        for job in running:
-            self._launcher.terminate(job.task.id)
-        deadline = time.monotonic() + grace
-        while self._running():
-            if time.monotonic() >= deadline or self._stop._count >= 2:
-                for job in self._running():
-                    self._launcher.kill(job.task.id)
-            self._step()
-        for job in self._jobs.values():
-            if job.state == "waiting":
-                job.state = "stopped"
+        if then is None:
+            return code
+        return stop.exit_code if stop.requested else then(code)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from regatta.orchestrate.snapshot import RunView, StudyView
@@ -46,7 +48,6 @@ class PlainDisplay:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._has_reader = True
         self._said: dict[str, tuple[str, str]] = {}
         self._said_at: dict[str, float] = {}
 
@@ -61,13 +62,14 @@ class PlainDisplay:
                 self.message(f"{run_id}: {describe(status)}")
 
     def message(self, text: str) -> None:
-        if not self._has_reader:
-            return
         try:
             print(text, file=self._stream, flush=True)
-        except BrokenPipeError:
-            # `regatta run ... | head` must not end hours of training with the pipe.
-            self._has_reader = False
+        except OSError:
+            # `regatta run ... | head` must not end hours of training with the pipe, nor fail
+            # when Python flushes the rest at its end.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
     def close(self) -> None:
         return
@@ -86,34 +88,73 @@ class LiveDisplay:
         self._live.start()
 
     def show(self, view: StudyView) -> None:
-        self._live.update(_table(view, rows=self._console.height - 6), refresh=True)
+        width, height = self._console.size
+        table = _table(view, width=width, rows=height - 5)
+        # Here and below: a terminal that was closed is no reason to lose work.
+        with suppress(OSError):
+            self._live.update(table, refresh=True)
 
     def message(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+        with suppress(OSError):
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        self._live.stop()
+        with suppress(OSError):
+            self._live.stop()
 
 
-def _table(view: StudyView, *, rows: int) -> Table:
+_GAP = 2
+_DROPPED_FIRST = ("bar", "samples/s", "validation", "left", "phase", "best")
+"""Columns that a narrow terminal does without, in this order."""
+
+
+def _cells(run: RunView) -> dict[str, str]:
+    status = run.status
+    return {
+        "run": run.run_id,
+        "state": status.state,
+        "phase": status.phase,
+        "bar": bar(status),
+        "progress": position(status),
+        "samples/s": f"{status.samples_per_second:.1f}" if status.samples_per_second else "",
+        "left": duration(status.seconds_left),
+        "best": percent(status.metric),
+        "validation": sparkline(run.curve),
+    }
+
+
+def _fitting_columns(rows: Sequence[dict[str, str]], width: int) -> list[str]:
+    """Columns that have something to show and fit side by side, whole."""
+    columns = {
+        name: max(len(name), *(len(row[name]) for row in rows))
+        for name in (rows[0] if rows else ())
+        if name in {"run", "state"} or any(row[name] for row in rows)
+    }
+    for name in _DROPPED_FIRST:
+        if sum(columns.values()) + _GAP * len(columns) <= width:
+            break
+        columns.pop(name, None)
+    return list(columns)
+
+
+def _table(view: StudyView, *, width: int, rows: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(caption=summary(view), caption_justify="left", expand=False)
-    for name in ("run", "state", "phase", "progress", "samples/s", "left", "best", "validation"):
-        table.add_column(name, no_wrap=True)
-    for run in _most_telling(view.runs, rows):
-        status = run.status
-        table.add_row(
-            Text(run.run_id),
-            Text(status.state, style=_COLOURS.get(status.state, "")),
-            Text(status.phase),
-            Text(f"{bar(status)} {position(status)}".strip()),
-            Text(f"{status.samples_per_second:.1f}" if status.samples_per_second else ""),
-            Text(duration(status.seconds_left)),
-            Text(percent(status.metric)),
-            Text(sparkline(run.curve)),
-        )
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, _GAP, 0, 0),
+        caption=summary(view),
+        caption_justify="left",
+    )
+    shown = [_cells(run) for run in _most_telling(view.runs, rows)]
+    columns = _fitting_columns(shown, width)
+    for name in columns:
+        table.add_column("" if name == "bar" else name, no_wrap=True)
+    for cells in shown:
+        colour = _COLOURS.get(cells["state"], "")
+        table.add_row(*(Text(cells[n], style=colour if n == "state" else "") for n in columns))
     return table
 
 
@@ -161,7 +202,9 @@ def describe(status: Status) -> str:
 
 def position(status: Status) -> str:
     """Where in its work a run is."""
-    parts = [f"epoch {status.epoch}/{status.epochs}"] if status.epochs else []
+    # The epochs of its training are still in the record of a run that is judged.
+    trains = status.epochs and status.phase != "judge"
+    parts = [f"epoch {status.epoch}/{status.epochs}"] if trains else []
     parts += [f"step {status.step}/{status.total_steps}"] if status.total_steps else []
     return " ".join(parts)
 

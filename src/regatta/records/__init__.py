@@ -1,1 +1,2 @@
-"""Floor 1: what is written on disk and read back: run folders, status, metrics, predictions. Never imports torch."""
+"""Floor 1: what is written on disk and read back: run folders, status, metrics, predictions. Never
+imports torch."""

@@ -7,7 +7,8 @@ from typing import Any
 from regatta.core.errors import RecordError
 
 SHARED_KEYS = ("manifest", "protocol", "sample_ids", "decoder", "resize", "code")
-"""Keys that must agree between entries. Others (weights, frames, input size) rightly differ and are only shown."""
+"""Keys that must agree between entries. Others (weights, frames, input size) rightly differ and are
+only shown."""
 
 
 def check_same_conditions(fingerprints: dict[str, dict[str, Any]]) -> None:

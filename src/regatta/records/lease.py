@@ -1,4 +1,5 @@
-"""One launcher per study: a lease file with host, process and boot, reclaimed only when provably dead."""
+"""One launcher per study: a lease file with host, process and boot, reclaimed only when provably
+dead."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ def _acquire(path: Path) -> None:
         own_file.write_text(mine, encoding="utf-8")
         for _ in range(2):
             try:
-                # A link is created whole or not at all, so a reader never sees a half-written lease.
+                # A link is created whole or not at all, so a reader never sees a half-written
+                # lease.
                 os.link(own_file, path)
                 return
             except FileExistsError:

@@ -10,7 +10,8 @@ from regatta.core.files import append_json_line, read_json_lines, write_text
 
 
 def append_metrics(path: Path, record: dict[str, Any]) -> None:
-    """Append one record; the usual keys are step, epoch, split, loss, accuracy, lr, samples_per_second, seconds."""
+    """Append one record; the usual keys are step, epoch, split, loss, accuracy, lr,
+    samples_per_second, seconds."""
     append_json_line(path, record)
 
 

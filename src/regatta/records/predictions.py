@@ -1,10 +1,12 @@
-"""The prediction store: one row per run, sample and condition, in parquet parts of a few samples each.
+"""The prediction store: one row per run, sample and condition, in small parquet parts.
 
-A part holds *all* conditions of its samples, because one decode of a sample serves them all; it is the unit
-that an interrupted judging resumes at. `complete.json` is written last and lists every part with its hash.
+A part holds *all* conditions of its samples, because one decode of a sample serves them all; it is
+the unit that an interrupted judging resumes at. `complete.json` is written last and lists every part
+with its hash.
 
-Columns of a part (see `PART_SCHEMA`): sample_id, group, condition, label, scores (float32 logits, one per class),
-distinct_frames, span_seconds, rate_hz, pad_share, clip_key (equal keys = the model saw the identical clip).
+Columns of a part (see `part_schema`): sample_id, group, condition, label, scores (float32 logits,
+one per class), distinct_frames, span_seconds, rate_hz, pad_share, clip_key (equal keys = the model
+saw the identical clip).
 """
 
 from __future__ import annotations
@@ -62,7 +64,8 @@ def write_part(folder: Path, number: int, columns: dict[str, Any], scores: np.nd
 
 
 def read_part(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
-    """One part as (columns without scores, float32 scores [N, K]); RecordError when it is damaged."""
+    """One part as (columns without scores, float32 scores [N, K]); RecordError when it is
+    damaged."""
     try:
         table = pq.read_table(path)
         column = table.column("scores").combine_chunks()
@@ -71,7 +74,9 @@ def read_part(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
         return table.drop_columns(["scores"]).to_pandas(), scores
     except (OSError, KeyError, pa.ArrowException, AttributeError) as error:
         raise RecordError(
-            f"prediction file is damaged: {error}", where=path, hint="delete it and run the study again"
+            f"prediction file is damaged: {error}",
+            where=path,
+            hint="delete it and run the study again",
         ) from error
 
 
@@ -151,12 +156,15 @@ def read_run_predictions(folder: Path, *, run_id: str, entry: str, seed: int) ->
     """Load and verify one run's predictions.
 
     Raises:
-        RecordError: not complete, a part is missing or changed, or samples and conditions do not form a full grid.
+        RecordError: not complete, a part is missing or changed, or samples and conditions do not
+        form a full grid.
     """
     marker = folder / "complete.json"
     if not marker.is_file():
         raise RecordError(
-            "this run is not judged yet", where=folder, hint="finish it with: regatta run <study file>"
+            "this run is not judged yet",
+            where=folder,
+            hint="finish it with: regatta run <study file>",
         )
     complete = read_json(marker)
     frames, scores = [], []
@@ -166,7 +174,7 @@ def read_run_predictions(folder: Path, *, run_id: str, entry: str, seed: int) ->
             raise RecordError(
                 "prediction file is missing or was changed",
                 where=path,
-                hint=f"delete {marker} and that file, then run the study again: only this part is redone",
+                hint=f"delete it and {marker.name}, then run the study again: only it is redone",
             )
         frame, part_scores = read_part(path)
         frames.append(frame)
@@ -195,7 +203,8 @@ def read_run_predictions(folder: Path, *, run_id: str, entry: str, seed: int) ->
 
 
 def _as_grid(table: pd.DataFrame, condition_ids: list[str], where: Path) -> np.ndarray:
-    """Row order condition-major, samples sorted; refuses anything but exactly one row per cell and sample."""
+    """Row order condition-major, samples sorted; refuses anything but exactly one row per cell and
+    sample."""
     place = pd.Categorical(table["condition"], categories=condition_ids)
     samples = table["sample_id"].nunique()
     whole = len(table) == samples * len(condition_ids)

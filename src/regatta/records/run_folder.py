@@ -88,7 +88,8 @@ class StudyFolder:
 
     @property
     def data_json(self) -> Path:
-        """What the scan found: counts per split and class, dropped files with reasons, manifest hash."""
+        """What the scan found: counts per split and class, dropped files with reasons, manifest
+        hash."""
         return self.path / "data.json"
 
     @property
@@ -115,7 +116,8 @@ class StudyFolder:
         return RunFolder(self.path / "runs" / run_id)
 
     def study(self) -> Study:
-        """The resolved study that this folder belongs to; RecordError when it is no study folder."""
+        """The resolved study that this folder belongs to; RecordError when it is no study
+        folder."""
         if not self.study_yaml.is_file():
             raise RecordError(
                 "this is not a study folder: it has no study.yaml",
@@ -165,7 +167,7 @@ def _open_run(run: RunFolder, spec: RunSpec) -> None:
             raise RecordError(
                 "this run folder was made with other settings",
                 where=run.path,
-                hint=f"its hash is {found}, the study asks for {spec.content_hash}; move it away or rename the study",
+                hint=f"hash {found}, not {spec.content_hash}; move it away or rename the study",
             )
         return
     write_json(

@@ -79,7 +79,8 @@ class Status:
     attempts: int = 0
     process: dict[str, Any] | None = None
     cause: str | None = None
-    """Why it is not done: one word such as stopped, crash, stall, data, out_of_memory, non_finite."""
+    """Why it is not done: one word such as stopped, crash, stall, data, out_of_memory,
+    non_finite."""
     message: str | None = None
     next_step: str | None = None
     exit_code: int | None = None
@@ -112,6 +113,7 @@ def observed(status: Status) -> Status:
             status,
             state="lost",
             cause=status.cause or "crash",
-            next_step=status.next_step or "run the same command again: it resumes from the last checkpoint",
+            next_step=status.next_step
+            or "run the same command again: it resumes from the last checkpoint",
         )
     return status

@@ -1,4 +1,4 @@
-"""Figures of single numbers: classes, best conditions, paired differences, accuracy against cost."""
+"""Figures of single numbers: classes, best conditions, paired differences, cost."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from regatta.report.style import (
     INK,
     MUTED,
     PALETTE,
-    class_labels,
     entry_color,
     entry_marker,
     figure_label,
     name_figure,
+    name_labels,
     new_figure,
     padded_limits,
+    shrinking,
 )
 
 
 def per_class_distribution(title: str, accuracy: np.ndarray, *, axes: GridAxes) -> Figure:
-    """How class accuracies [classes, coverages] in percent spread at each coverage: every class a dot, box over."""
+    """How class accuracies [classes, coverages] in percent spread: a dot per class, a box over."""
     figure = new_figure(4.6, 3.0)
     ax = figure.add_subplot()
     for column in range(accuracy.shape[1]):
@@ -37,16 +38,26 @@ def per_class_distribution(title: str, accuracy: np.ndarray, *, axes: GridAxes) 
         if not values.size:
             continue
         ax.scatter(
-            column + side_by_side(values), values, s=9, color=PALETTE[0], alpha=0.45, linewidths=0, zorder=2
+            column + side_by_side(values),
+            values,
+            s=9,
+            color=PALETTE[0],
+            alpha=0.45,
+            linewidths=0,
+            zorder=2,
         )
         if values.size >= 4:
             ax.boxplot(
-                values, positions=[column], widths=0.62, whis=(0, 100), showcaps=False, manage_ticks=False,
+                values, positions=[column], widths=0.62, whis=(0, 100),
+                showcaps=False, manage_ticks=False,
                 medianprops={"color": PALETTE[1], "linewidth": 1.6},
-                boxprops={"color": MUTED, "linewidth": 0.8}, whiskerprops={"color": MUTED, "linewidth": 0.8},
+                boxprops={"color": MUTED, "linewidth": 0.8},
+                whiskerprops={"color": MUTED, "linewidth": 0.8},
             )  # fmt: skip
         else:
-            ax.hlines(np.median(values), column - 0.31, column + 0.31, color=PALETTE[1], linewidth=1.6)
+            ax.hlines(
+                np.median(values), column - 0.31, column + 0.31, color=PALETTE[1], linewidth=1.6
+            )
     ax.set_xticks(range(len(axes.coverages)), [axis_number(c) for c in axes.coverages])
     ax.set_xlim(-0.6, len(axes.coverages) - 0.4)
     ax.set_ylim(*accuracy_limits(accuracy))
@@ -56,7 +67,7 @@ def per_class_distribution(title: str, accuracy: np.ndarray, *, axes: GridAxes) 
 
 
 def side_by_side(values: np.ndarray, *, width: float = 0.26, bins: int = 40) -> np.ndarray:
-    """Sideways shifts [n] that keep equal or close values apart; the same for the same values, never random."""
+    """Sideways shifts [n] that keep close values apart; equal input gives equal shifts."""
     low, high = values.min(), values.max()
     levels = np.round((values - low) / max(high - low, 1e-9) * bins).astype(int)
     shifts = np.zeros(len(values))
@@ -71,7 +82,7 @@ def side_by_side(values: np.ndarray, *, width: float = 0.26, bins: int = 40) -> 
 class ClassLine:
     """One representative class: its accuracies [coverages] and the rule that chose it.
 
-    `label` is one of `style.class_labels` over all classes, so that numbers in it are class numbers.
+    `label` is one of `style.name_labels` over all classes: numbers in it are class numbers.
     """
 
     label: str
@@ -103,8 +114,8 @@ def per_class_representative(title: str, lines: Sequence[ClassLine], *, axes: Gr
     return figure
 
 
-def per_class_bars(title: str, names: Sequence[str], accuracy: np.ndarray, low: np.ndarray, high: np.ndarray) -> Figure:
-    """Class accuracies at one condition, best on top; of many classes the names shrink, none is left out."""
+def per_class_bars(title: str, names: Sequence[str], accuracy: np.ndarray) -> Figure:
+    """Class accuracies at one condition, best on top; many names shrink, none is left out."""
     count = len(names)
     inches = 0.2 if count <= 40 else 0.115
     figure = new_figure(5.6, 0.9 + inches * count)
@@ -112,26 +123,20 @@ def per_class_bars(title: str, names: Sequence[str], accuracy: np.ndarray, low: 
     order = np.argsort(np.nan_to_num(accuracy, nan=-1.0), kind="stable")
     places = np.arange(count)
     ax.hlines(places, 0, accuracy[order], color=PALETTE[5], linewidth=min(4.0, inches * 22))
-    _whiskers(ax, places, low[order], high[order], color=INK)
     ax.plot(accuracy[order], places, "o", color=PALETTE[0], markersize=min(4.0, inches * 24))
-    labels = class_labels(names, limit=30)
+    labels = name_labels(names, limit=30)
     ax.set_yticks(places, [labels[place] for place in order], fontsize=min(7.5, inches * 60))
     ax.set_ylim(-0.8, count - 0.2)
-    ax.set_xlim(*accuracy_limits([0.0], accuracy, low, high))
+    ax.set_xlim(*accuracy_limits([0.0], accuracy))
     ax.set_xlabel("accuracy, %")
     ax.grid(visible=False, axis="y")
     name_figure(ax, title, left_inches=2.2)
     return figure
 
 
-def _whiskers(ax: Axes, places: Any, low: np.ndarray, high: np.ndarray, *, color: str) -> None:
-    known = np.isfinite(low) & np.isfinite(high)
-    ax.hlines(np.asarray(places)[known], low[known], high[known], color=color, linewidth=1.1)
-
-
 @dataclass(frozen=True)
 class BestCell:
-    """An entry's accuracy (value, low, high in percent) at the headline and at its best condition."""
+    """An entry's accuracy (value, low, high in percent) at headline and best condition."""
 
     entry: str
     position: int
@@ -141,25 +146,27 @@ class BestCell:
 
 
 def comparison_best_accuracy(cells: Sequence[BestCell]) -> Figure:
-    """A row per entry: hollow = headline condition, filled = its best condition; lines = intervals."""
+    """A row per entry: hollow = headline condition, filled = its best; lines = intervals."""
     figure = new_figure(5.8, 0.85 + 0.42 * len(cells))
     ax = figure.add_subplot()
     handles: dict[str, Any] = {}
     for row, cell in enumerate(reversed(cells)):
-        color = entry_color(cell.position)
-        both = cell.best is not None
-        handles["headline condition"] = _dot(
-            ax, row - (0.14 if both else 0), cell.headline, color=color, hollow=both, cell=cell
-        )
-        if cell.best is not None:
-            handles["best of its conditions"] = _dot(ax, row + 0.14, cell.best, color=color, hollow=False, cell=cell)
-            ax.annotate(
-                cell.best_label, (cell.best[0], row + 0.14), xytext=(0, 4.5), textcoords="offset points",
-                ha="center", va="bottom", fontsize=6.2, color=MUTED,
-            )  # fmt: skip
-    ax.set_yticks(range(len(cells)), [figure_label(cell.entry, limit=26) for cell in reversed(cells)])
+        if cell.best is None:
+            handles["headline condition"] = _dot(ax, row, cell.headline, hollow=False, cell=cell)
+            continue
+        handles["headline condition"] = _dot(ax, row - 0.14, cell.headline, hollow=True, cell=cell)
+        handles["best of its conditions"] = _dot(ax, row + 0.14, cell.best, hollow=False, cell=cell)
+        ax.annotate(
+            cell.best_label, (cell.best[0], row + 0.14),
+            xytext=(0, 4.5), textcoords="offset points",
+            ha="center", va="bottom", fontsize=6.2, color=MUTED,
+        )  # fmt: skip
+    labels = name_labels([cell.entry for cell in cells], limit=26)
+    ax.set_yticks(range(len(cells)), labels[::-1])
     ax.set_ylim(-0.6, len(cells) - 0.25)
-    ax.set_xlim(*accuracy_limits(*[v for c in cells for v in (c.headline, c.best) if v is not None]))
+    ax.set_xlim(
+        *accuracy_limits(*[v for c in cells for v in (c.headline, c.best) if v is not None])
+    )
     ax.grid(visible=False, axis="y")
     ax.set_xlabel("accuracy, %")
     if len(handles) > 1:
@@ -168,16 +175,12 @@ def comparison_best_accuracy(cells: Sequence[BestCell]) -> Figure:
 
 
 def _dot(
-    ax: Axes, row: float, value: tuple[float, float, float], *, color: str, hollow: bool, cell: BestCell
+    ax: Axes, row: float, value: tuple[float, float, float], *, hollow: bool, cell: BestCell
 ) -> Any:
     accuracy, low, high = value
     if np.isfinite(low) and np.isfinite(high):
-        ax.hlines(row, low, high, color=color, linewidth=1.2)
-    face = "white" if hollow else color
-    return ax.plot(
-        [accuracy], [row], marker=entry_marker(cell.position), linestyle="", color=color,
-        markerfacecolor=face, markersize=6,
-    )[0]  # fmt: skip
+        ax.hlines(row, low, high, color=entry_color(cell.position), linewidth=1.2)
+    return _entry_dot(ax, [accuracy], [row], cell.position, size=6, hollow=hollow)
 
 
 @dataclass(frozen=True)
@@ -194,14 +197,17 @@ class PairRow:
 
 
 def forest_plot(
-    panels: Sequence[tuple[str, Sequence[PairRow]]], *, margin_points: float | None, confidence: float
+    panels: Sequence[tuple[str, Sequence[PairRow]]],
+    *,
+    margin_points: float | None,
+    confidence: float,
 ) -> Figure:
-    """Paired differences with intervals, one panel per (title, pairs); all panels have the same pairs.
+    """Paired differences with intervals, one panel per (title, pairs); all have the same pairs.
 
-    The shaded band is the equivalence margin of the study; filled = the corrected test says they differ.
+    Shaded = the equivalence margin of the study; filled = the corrected test says they differ.
     """
     pairs = panels[0][1]
-    labels = [figure_label(f"{p.first} − {p.second}", limit=44) for p in reversed(pairs)]
+    labels = name_labels([f"{pair.first} − {pair.second}" for pair in pairs], limit=44)[::-1]
     width = 0.8 + 0.062 * max(len(label) for label in labels) + 3.4 * len(panels)
     figure = new_figure(width, 0.95 + 0.27 * len(pairs))
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
@@ -212,7 +218,9 @@ def forest_plot(
         ax.set_title(figure_label(title, limit=44), fontsize=8)
     grid[0].set_yticks(range(len(pairs)), labels)
     grid[0].set_ylim(-0.7, len(pairs) - 0.3)
-    figure.supxlabel(f"difference in accuracy, points, with {100 * confidence:g} % interval", fontsize=8)
+    figure.supxlabel(
+        f"difference in accuracy, points, with {100 * confidence:g} % interval", fontsize=8
+    )
     return figure
 
 
@@ -259,7 +267,7 @@ class CostPoint:
 
 
 def accuracy_vs_cost(points: Sequence[CostPoint]) -> Figure | None:
-    """Accuracy against training time, parameters and judging time: the panels that were measured; None if none."""
+    """Accuracy against each cost that was measured; None when none was."""
     panels = [
         ("training time", [p.train_seconds for p in points], TIME_UNITS),
         ("parameters", [p.parameters for p in points], COUNT_UNITS),
@@ -270,18 +278,20 @@ def accuracy_vs_cost(points: Sequence[CostPoint]) -> Figure | None:
         return None
     figure = new_figure(1.0 + 2.5 * len(panels), 2.5)
     grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    handles: dict[str, Any] = {}
+    sizes = [shrinking(8.0, 5.0, place, len(points)) for place in range(len(points))]
     for ax, (title, costs, units) in zip(grid, panels, strict=True):
         largest = max(cost for cost in costs if cost is not None)
         factor, unit = next((u for u in units if largest >= u[0]), units[-1])
-        known = [(p, cost / factor) for p, cost in zip(points, costs, strict=True) if cost is not None]
-        for point, cost in known:
-            handles[figure_label(point.entry, limit=40)] = _cost_dot(ax, point, cost)
-        _cost_axis(ax, np.array([cost for _, cost in known]))
+        scaled = np.array([np.nan if cost is None else cost / factor for cost in costs])
+        for point, cost, size in zip(points, scaled, sizes, strict=True):
+            if np.isfinite(cost):
+                _cost_dot(ax, point, float(cost), size=size)
+        _cost_axis(ax, scaled[np.isfinite(scaled)])
         ax.set_xlabel(f"{title}, {unit}" if unit else title)
     grid[0].set_ylabel("accuracy, %")
     grid[0].set_ylim(*accuracy_limits(*[p.accuracy for p in points]))
-    add_legend(figure, list(handles.values()), list(handles))
+    handles = [_entry_dot(grid[0], [], [], point.position, size=6) for point in points]
+    add_legend(figure, handles, name_labels([point.entry for point in points], limit=40))
     return figure
 
 
@@ -289,17 +299,25 @@ TIME_UNITS = ((7200.0, "hours"), (120.0, "minutes"), (1.0, "seconds"))
 COUNT_UNITS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, ""))
 
 
-def _cost_dot(ax: Axes, point: CostPoint, cost: float) -> Any:
-    color = entry_color(point.position)
+def _cost_dot(ax: Axes, point: CostPoint, cost: float, *, size: float) -> None:
     accuracy, low, high = point.accuracy
     if np.isfinite(low) and np.isfinite(high):
-        ax.vlines(cost, low, high, color=color, linewidth=1.2)
-    marker = entry_marker(point.position)
-    return ax.plot([cost], [accuracy], marker=marker, linestyle="", color=color, markersize=6)[0]
+        ax.vlines(cost, low, high, color=entry_color(point.position), linewidth=0.2 * size)
+    _entry_dot(ax, [cost], [accuracy], point.position, size=size)
+
+
+def _entry_dot(
+    ax: Axes, x: list[float], y: list[float], position: int, *, size: float, hollow: bool = False
+) -> Any:
+    color = entry_color(position)
+    face = "white" if hollow else color
+    return ax.plot(
+        x, y, entry_marker(position), color=color, markerfacecolor=face, markersize=size
+    )[0]
 
 
 def _cost_axis(ax: Axes, costs: np.ndarray) -> None:
-    """From zero, so that twice as far is twice as dear; logarithmic where costs differ more than 20-fold."""
+    """From zero: twice as far is twice as dear; logarithmic where costs differ over 20-fold."""
     if costs.min() > 0 and costs.max() / costs.min() > 20:
         ax.set_xscale("log")
         ax.minorticks_off()

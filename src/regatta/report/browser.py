@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from regatta.report.contents import CONDITION_COLUMNS, fact_text, interval_cell, row_interval, row_source
+from regatta.report.contents import (
+    CONDITION_COLUMNS,
+    fact_text,
+    interval_cell,
+    row_interval,
+    row_source,
+)
 from regatta.report.material import Material, axis_text
 
 
 def browser_view(material: Material) -> dict[str, Any] | None:
     """Choices per axis and one record per cell; None when there is a single condition.
 
-    A record's key is its axis values joined by "|", in the order of the choices. Texts are made here, so that
-    the page's script only places them and never formats a number.
+    A record's key is its axis values joined by "|", in the order of the choices. Texts are made
+    here, so that the page's script only places them and never formats a number.
     """
     conditions = material.comparison["conditions"]
     if len(conditions) < 2:
@@ -47,7 +53,11 @@ def _choices(name: str, conditions: list[dict[str, Any]]) -> list[tuple[str, str
 
 def _cell(material: Material, condition: str) -> dict[str, Any]:
     rows = [material.rows[(entry, condition)] for entry in material.entries]
-    return {"id": condition, "note": _note(condition, rows), "entries": [_entry(row) for row in rows]}
+    return {
+        "id": condition,
+        "note": _note(condition, rows),
+        "entries": [_entry(row) for row in rows],
+    }
 
 
 def _entry(row: dict[str, Any]) -> dict[str, Any]:
@@ -80,13 +90,16 @@ def _note(condition: str, rows: list[dict[str, Any]]) -> str:
     for row in rows:
         share = row["still_share"]
         if share and 0 < share < 1:
-            parts.append(f"{row['model']} sees one still frame in {100 * share:.0f} % of the clips.")
+            parts.append(
+                f"{row['model']} sees one still frame in {100 * share:.0f} % of the clips."
+            )
     twins = {tuple(row["identical_to"]) for row in rows}
     if len(twins) == 1 and rows[0]["identical_to"]:
         parts.append(f"Its clips are identical to those of {', '.join(rows[0]['identical_to'])}.")
     else:
         parts += [
-            f"For {row['model']} its clips are identical to those of {', '.join(row['identical_to'])}."
+            f"For {row['model']} its clips are identical to those of "
+            f"{', '.join(row['identical_to'])}."
             for row in rows
             if row["identical_to"]
         ]

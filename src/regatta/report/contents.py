@@ -1,14 +1,21 @@
-"""The tables of a report: results, pairs, conditions, classes, budget, runs, the published analysis."""
+"""The tables of a report that hold results: entries, pairs, conditions, classes, robustness."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from regatta.report.material import Material, axis_text, without_folders
-from regatta.report.numbers import chance_text, count_text, duration_text, p_text, percent_text, signed_text
+from regatta.report.material import Material
+from regatta.report.numbers import (
+    chance_text,
+    count_text,
+    duration_text,
+    p_text,
+    percent_text,
+    signed_text,
+)
 from regatta.report.tables import NOT_MEASURED, Cell, Column, Table, number_cell, text_cell
 
 COMPARISON = "results/comparison.json"
@@ -22,15 +29,15 @@ VERDICTS = {
 }
 
 
-def interval_cell(interval: dict[str, Any] | None, *, factor: float = 1.0, signed: bool = False, source: str = "") -> Cell:
+def interval_cell(
+    interval: dict[str, Any], *, factor: float = 1.0, signed: bool = False, source: str = ""
+) -> Cell:
     """`84.2 [81.0, 87.1]`, with value, low and high for CSV; without interval the value alone."""
     write = signed_text if signed else percent_text
-    if interval is None or interval.get("estimate") is None:
+    numbers = [interval.get(key) for key in ("estimate", "low", "high")]
+    value, low, high = (None if number is None else factor * float(number) for number in numbers)
+    if value is None:
         return Cell(NOT_MEASURED, (None, None, None), source)
-    value, low, high = (
-        None if interval.get(key) is None else factor * float(interval[key]) for key in ("estimate", "low", "high")
-    )
-    assert value is not None
     text = write(value)
     if low is not None and high is not None:
         text += f" [{write(low)}, {write(high)}]"
@@ -41,6 +48,10 @@ def interval_keys(name: str) -> tuple[str, str, str]:
     return name, f"{name}_low", f"{name}_high"
 
 
+def entry_column() -> Column:
+    return Column("entry", ("entry",), numeric=False)
+
+
 def entry_cell(material: Material, entry: str) -> Cell:
     return Cell(entry, (entry,), position=material.positions[entry])
 
@@ -48,49 +59,94 @@ def entry_cell(material: Material, entry: str) -> Cell:
 def results_table(material: Material) -> Table:
     """The main table: one row per entry, best first as the comparison ranks them."""
     comparison = material.comparison
-    several = len(comparison["conditions"]) > 1
-    with_top5 = any(entry["top5"] is not None for entry in comparison["entries"])
-    columns = [
-        Column("entry", ("entry",), numeric=False),
-        Column("accuracy, %", interval_keys("accuracy_percent"), note="at the headline condition, with interval"),
-        *([Column("top-5, %", ("top5_percent",))] if with_top5 else []),
-        *([Column("mean of all conditions, %", interval_keys("mean_accuracy_percent"))] if several else []),
-        Column("chance of being first", ("probability_first",), note="share of the bootstrap replicates"),
-        Column("parameters", ("parameters",)),
-        Column("training time", ("train_seconds",), note="mean of the entry's runs"),
-        Column("judging, ms per clip", ("judge_ms_per_clip",), note="decoding, preparing and forward pass"),
-    ]
     by_name = {entry["name"]: entry for entry in comparison["entries"]}
-    rows = []
-    for rank in comparison["ranking"]["headline"]:
-        entry = by_name[rank["entry"]]
-        rows.append(_result_row(material, entry, rank, several=several, with_top5=with_top5))
-    headline = material.condition_name(comparison["headline_condition"])
+    ranked = [(by_name[rank["entry"]], rank) for rank in comparison["ranking"]["headline"]]
+    parts = _result_columns(material)
+    rows = [[cell(entry, rank) for _, cell in parts] for entry, rank in ranked]
     confidence = f"{100 * comparison['provenance']['confidence']:g} %"
-    return Table("main_results", f"Results at {headline}, with {confidence} intervals", columns, rows)
+    headline = material.condition_name(comparison["headline_condition"])
+    title = f"Results at {headline}, with {confidence} intervals"
+    return Table("main_results", title, [column for column, _ in parts], rows)
 
 
-def _result_row(
-    material: Material, entry: dict[str, Any], rank: dict[str, Any], *, several: bool, with_top5: bool
-) -> list[Cell]:
-    name, cost = entry["name"], entry["cost"]
-    here = f"{COMPARISON}: entries, {name}"
-    times = [run.ms_per_clip for run in material.runs_of(name)]
-    ms = None if not times or None in times else float(np.mean([t for t in times if t is not None]))
-    first = rank["probability_first"]
-    top5 = entry["top5"]
-    seconds, parameters = cost["train_seconds"], cost["parameters"]
-    results = "training_results.json of " + ", ".join(entry["runs"])
+ResultCell = Callable[[dict[str, Any], dict[str, Any]], Cell]
+"""(entry section of the comparison, its place in the ranking) -> cell."""
+
+
+def _result_columns(material: Material) -> list[tuple[Column, ResultCell]]:
+    """Columns of the main table with what fills them; those that make no sense are left out."""
+    entries = material.comparison["entries"]
+    several_conditions = len(material.comparison["conditions"]) > 1
+    columns: list[tuple[bool, Column, ResultCell]] = [
+        (True, entry_column(), lambda entry, _: entry_cell(material, entry["name"])),
+        (
+            True,
+            Column("accuracy, %", interval_keys("accuracy_percent"), note="headline condition"),
+            lambda entry, _: interval_cell(
+                entry["accuracy"], factor=100, source=_entry_source(entry, "accuracy")
+            ),
+        ),
+        (
+            any(entry["top5"] is not None for entry in entries),
+            Column("top-5, %", ("top5_percent",)),
+            lambda entry, _: number_cell(
+                entry["top5"], percent_text, factor=100, source=_entry_source(entry, "top5")
+            ),
+        ),
+        (
+            several_conditions,
+            Column("mean of all conditions, %", interval_keys("mean_accuracy_percent")),
+            lambda entry, _: interval_cell(
+                entry["average_accuracy"],
+                factor=100,
+                source=_entry_source(entry, "average_accuracy"),
+            ),
+        ),
+        (
+            len(entries) > 1,
+            Column("chance of being first", ("probability_first",), note="share of replicates"),
+            lambda _, rank: number_cell(
+                rank["probability_first"], chance_text, source=f"{COMPARISON}: ranking, headline"
+            ),
+        ),
+        *_cost_columns(material),
+    ]
+    return [(column, cell) for present, column, cell in columns if present]
+
+
+def _cost_columns(material: Material) -> list[tuple[bool, Column, ResultCell]]:
+    def training(entry: dict[str, Any]) -> str:
+        return "training_results.json of " + ", ".join(entry["runs"])
+
     return [
-        entry_cell(material, name),
-        interval_cell(entry["accuracy"], factor=100, source=f"{here}, accuracy"),
-        *([number_cell(top5 and 100 * top5, top5 and percent_text(100 * top5), source=f"{here}, top5")] if with_top5 else []),
-        *([interval_cell(entry["average_accuracy"], factor=100, source=f"{here}, average_accuracy")] if several else []),
-        number_cell(first, None if first is None else chance_text(first), source=f"{COMPARISON}: ranking, headline"),
-        number_cell(parameters, None if parameters is None else count_text(parameters), source=results),
-        number_cell(seconds, None if seconds is None else duration_text(seconds), source=results),
-        number_cell(ms, None if ms is None else f"{ms:.3g}", source="complete.json of " + ", ".join(entry["runs"])),
-    ]  # fmt: skip
+        (
+            True,
+            Column("parameters", ("parameters",)),
+            lambda entry, _: number_cell(
+                entry["cost"]["parameters"], count_text, source=training(entry)
+            ),
+        ),
+        (
+            True,
+            Column("training time", ("train_seconds",), note="mean of the entry's runs"),
+            lambda entry, _: number_cell(
+                entry["cost"]["train_seconds"], duration_text, source=training(entry)
+            ),
+        ),
+        (
+            True,
+            Column("judging, ms per clip", ("judge_ms_per_clip",), note="decode, prepare, forward"),
+            lambda entry, _: number_cell(
+                material.ms_per_clip(entry["name"]),
+                "{:.3g}".format,
+                source="complete.json of " + ", ".join(entry["runs"]),
+            ),
+        ),
+    ]
+
+
+def _entry_source(entry: dict[str, Any], key: str) -> str:
+    return f"{COMPARISON}: entries, {entry['name']}, {key}"
 
 
 def pairs_table(material: Material) -> Table | None:
@@ -98,22 +154,25 @@ def pairs_table(material: Material) -> Table | None:
     pairs = material.comparison["pairs"]
     if not pairs["headline"]:
         return None
-    several = len(material.comparison["conditions"]) > 1
-    columns = [Column("first − second", ("first", "second"), numeric=False), *_pair_columns("")]
-    if several:
-        columns += _pair_columns("mean_", "mean of conditions: ")
+    families = [("headline", "", "")]
+    if len(material.comparison["conditions"]) > 1:
+        families.append(("average", "mean_", "mean of conditions: "))
+    columns = [Column("first − second", ("first", "second"), numeric=False)]
+    for _, prefix, words in families:
+        columns += _pair_columns(prefix, words)
     rows = []
     for number, pair in enumerate(pairs["headline"]):
-        label = Cell(f"{pair['first']} − {pair['second']}", (pair["first"], pair["second"]))
-        row = [label, *_pair_cells(pair, f"{COMPARISON}: pairs, headline, {number}")]
-        if several:
-            row += _pair_cells(pairs["average"][number], f"{COMPARISON}: pairs, average, {number}")
+        names = (pair["first"], pair["second"])
+        row = [Cell(f"{names[0]} − {names[1]}", names)]
+        for family, _, _ in families:
+            row += _pair_cells(pairs[family][number], f"{COMPARISON}: pairs, {family}, {number}")
         rows.append(row)
-    correction = {"none": "not corrected"}.get(pairs["correction"], f"corrected ({pairs['correction']})")
-    return Table("pairs", f"Paired differences in points; p-values {correction} over each family", columns, rows)
+    method = pairs["correction"]
+    corrected = "not corrected" if method == "none" else f"corrected ({method}) over each family"
+    return Table("pairs", f"Paired differences in points; p-values {corrected}", columns, rows)
 
 
-def _pair_columns(prefix: str, words: str = "") -> list[Column]:
+def _pair_columns(prefix: str, words: str) -> list[Column]:
     return [
         Column(f"{words}difference, points", interval_keys(f"{prefix}difference_points")),
         Column("p, corrected", (f"{prefix}p_adjusted", f"{prefix}p_value")),
@@ -145,8 +204,8 @@ def conditions_table(material: Material) -> Table:
     """Every entry under every condition, with the truth about each cell."""
     axes = material.comparison["axes"] or ["condition"]
     columns = [
-        Column("entry", ("entry",), numeric=False),
-        *(Column(f"{name}{', %' if name == 'coverage' else ''}", (name,)) for name in axes),
+        entry_column(),
+        *(Column("coverage, %" if name == "coverage" else name, (name,)) for name in axes),
         Column("accuracy, %", interval_keys("accuracy_percent")),
         *(Column(heading, (name,)) for name, heading, _ in CONDITION_COLUMNS),
         Column("identical to", ("identical_to",), numeric=False),
@@ -158,14 +217,17 @@ def conditions_table(material: Material) -> Table:
 def _condition_row(material: Material, row: dict[str, Any], axes: Sequence[str]) -> list[Cell]:
     source = row_source(row)
     twins = ", ".join(row["identical_to"])
-    cells = [entry_cell(material, row["model"])]
-    for name in axes:
-        value = row[name]
-        cells.append(number_cell(value) if isinstance(value, (int, float)) else text_cell(value))
-    cells.append(interval_cell(row_interval(row), factor=100, source=source))
-    for name, _, factor in CONDITION_COLUMNS:
-        cells.append(number_cell(row[name], fact_text(name, row[name], factor), source=source))
-    return [*cells, Cell(twins or "–", (twins,), source)]
+    places = [row[name] for name in axes]
+    return [
+        entry_cell(material, row["model"]),
+        *(number_cell(v) if isinstance(v, (int, float)) else text_cell(v) for v in places),
+        interval_cell(row_interval(row), factor=100, source=source),
+        *(
+            Cell(fact_text(name, row[name], factor), (row[name],), source)
+            for name, _, factor in CONDITION_COLUMNS
+        ),
+        Cell(twins or "–", (twins,), source),
+    ]
 
 
 def fact_text(name: str, value: float | None, factor: float) -> str:
@@ -173,7 +235,7 @@ def fact_text(name: str, value: float | None, factor: float) -> str:
     if value is None:
         return "none" if name == "rate_hz" else NOT_MEASURED
     number = factor * float(value)
-    return f"{number:.1f}" if name != "span_seconds" else f"{number:.2f}"
+    return f"{number:.2f}" if name == "span_seconds" else f"{number:.1f}"
 
 
 def row_source(row: dict[str, Any]) -> str:
@@ -186,10 +248,10 @@ def row_interval(row: dict[str, Any]) -> dict[str, Any]:
 
 def classes_table(material: Material) -> Table:
     """Accuracy of every class at the headline condition, and its mean drop over entries."""
-    section = material.comparison["per_class"]
     ids = [c["id"] for c in material.comparison["conditions"]]
     headline = ids.index(material.comparison["headline_condition"])
     accuracy = {entry: material.class_accuracy(entry)[headline] for entry in material.entries}
+    counts = material.comparison["per_class"]["n_samples"]
     drops = class_drops(material)
     columns = [
         Column("class", ("class",), numeric=False),
@@ -198,16 +260,21 @@ def classes_table(material: Material) -> Table:
             Column(f"{entry}, %", (f"{entry}_percent",), of_entry=place)
             for place, entry in enumerate(material.entries)
         ),
-        *([Column("mean drop, points", ("mean_drop_points",), note=drop_rule(material))] if drops else []),
     ]
+    if drops:
+        columns.append(Column("mean drop, points", ("mean_drop_points",), note=drop_rule(material)))
     rows = []
-    for number, name in enumerate(section["classes"]):
-        values = [accuracy[entry][number] for entry in material.entries]
-        sources = [f"results/per_class_{entry}.csv, class {name}" for entry in material.entries]
-        cells = [number_cell(float(v), percent_text(v), source=s) for v, s in zip(values, sources, strict=True)]
-        drop = drops.get(name)
-        last = [number_cell(drop, None if drop is None else signed_text(drop))] if drops else []
-        rows.append([text_cell(name), number_cell(section["n_samples"][number]), *cells, *last])
+    for number, name in enumerate(material.classes):
+        row = [text_cell(name), number_cell(counts[number])]
+        row += [
+            number_cell(
+                float(values[number]),
+                percent_text,
+                source=f"results/per_class_{entry}.csv, class {name}",
+            )
+            for entry, values in accuracy.items()
+        ]
+        rows.append([*row, number_cell(drops.get(name), signed_text)] if drops else row)
     return Table("per_class", "Accuracy by class", columns, rows)
 
 
@@ -222,24 +289,32 @@ def class_drops(material: Material) -> dict[str, float]:
 
 def drop_rule(material: Material) -> str:
     drops = next(iter(material.comparison["robustness"]["entries"].values()))["drops"]
-    return f"from {drops['high']:g} to {drops['low']:g} % coverage at stride {drops['stride']:g}, mean of the entries"
+    return (
+        f"from {drops['high']:g} to {drops['low']:g} % coverage at stride {drops['stride']:g}, "
+        "mean of the entries"
+    )
 
 
 def robustness_table(material: Material) -> Table | None:
-    """Loss from full to quarter coverage, area under the frame curve, critical frames; None without a grid."""
+    """Loss of coverage, area under the frame curve, critical frames; None without a grid."""
     entries = material.comparison["robustness"]["entries"]
     if not any(entry["drops"]["at_stride"] for entry in entries.values()):
         return None
     first = next(iter(entries.values()))["drops"]
     columns = [
-        Column("entry", ("entry",), numeric=False),
+        entry_column(),
         Column(f"drop at stride {first['stride']:g}, points", interval_keys("drop_points")),
         Column("drop over all strides, points", interval_keys("marginal_drop_points")),
-        Column("relative, %", interval_keys("relative_drop_percent"), note="of the accuracy at full coverage, all strides"),
-        Column("robustness", ("robustness",), numeric=False, note="by relative drop: under 5 very high, 10 high, 15 moderate, 25 low"),
+        Column("relative, %", interval_keys("relative_drop_percent"), note="over all strides"),
+        Column(
+            "robustness",
+            ("robustness",),
+            numeric=False,
+            note="relative drop under 5 very high, 10 high, 15 moderate, 25 low, else very low",
+        ),
         Column("area under frame curve, %", interval_keys("frame_curve_area_percent")),
         Column("frames for 95 % of best", interval_keys("critical_frames")),
-    ]  # fmt: skip
+    ]
     rows = [_robustness_row(material, name, entry) for name, entry in entries.items()]
     title = f"From {first['high']:g} to {first['low']:g} % coverage"
     return Table("robustness", title, columns, rows)
@@ -255,162 +330,6 @@ def _robustness_row(material: Material, name: str, entry: dict[str, Any]) -> lis
         interval_cell(marginal["points"], source=source),
         interval_cell(marginal["percent"], source=source),
         text_cell(marginal["robustness"] or NOT_MEASURED),
-        interval_cell(curve["area"], factor=100, source=source),
+        interval_cell(curve["area"] or {}, factor=100, source=source),
         interval_cell(curve["critical_frames"], source=source),
     ]
-
-
-BUDGET_COLUMNS = (
-    ("runs", "runs", "count"),
-    ("epochs", "epochs", "count"),
-    ("steps", "steps", "count"),
-    ("samples_seen", "samples seen", "count"),
-    ("trials", "tuning trials", "count"),
-    ("flops_per_clip", "FLOPs per clip", "large"),
-    ("train_seconds", "training time", "seconds"),
-)
-
-
-def budget_table(material: Material) -> Table:
-    """What each entry was given."""
-    columns = [Column("entry", ("entry",), numeric=False)]
-    columns += [Column(heading, (name,)) for name, heading, _ in BUDGET_COLUMNS]
-    write = {"count": lambda v: f"{v:,.0f}", "large": count_text, "seconds": duration_text}
-    rows = []
-    for entry in material.comparison["budget"]["entries"]:
-        source = f"{COMPARISON}: budget, {entry['entry']}"
-        cells = [
-            number_cell(entry[name], None if entry[name] is None else write[kind](entry[name]), source=source)
-            for name, _, kind in BUDGET_COLUMNS
-        ]
-        rows.append([entry_cell(material, entry["entry"]), *cells])
-    return Table("budget", "Budget of each entry, mean of its runs", columns, rows)
-
-
-def data_table(material: Material) -> Table | None:
-    """Samples and groups per split; None when data.json is missing."""
-    data = material.comparison["data"]
-    if not data.get("counts"):
-        return None
-    columns = [
-        Column("split", ("split",), numeric=False),
-        Column("samples", ("samples",)),
-        Column("groups", ("groups",)),
-        Column("classes present", ("classes",)),
-        Column("samples per class", ("fewest", "most")),
-    ]
-    rows = []
-    for split, counts in data["counts"].items():
-        sizes = [size for size in counts.values() if size]
-        ends = (min(sizes), max(sizes)) if sizes else (0, 0)
-        text = f"{ends[0]}" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
-        rows.append(
-            [
-                text_cell(split),
-                number_cell(sum(sizes), f"{sum(sizes):,}", source="data.json"),
-                number_cell(data.get("groups", {}).get(split), source="data.json"),
-                number_cell(len(sizes)),
-                Cell(text, ends, "data.json"),
-            ]
-        )
-    return Table("data", "Samples and groups per split", columns, rows)
-
-
-def dropped_table(material: Material) -> Table | None:
-    dropped = material.comparison["data"].get("dropped") or []
-    if not dropped:
-        return None
-    columns = [Column("file", ("file",), numeric=False), Column("reason", ("reason",), numeric=False)]
-    rows = [
-        [text_cell(without_folders(row["path"]), source="data.json"), text_cell(without_folders(row["reason"]))]
-        for row in dropped
-    ]
-    return Table("dropped", "Files left out of every entry", columns, rows)
-
-
-RUN_COLUMNS = (
-    ("results", "device", "device"),
-    ("results", "precision", "precision"),
-    ("results", "threads", "threads"),
-    ("results", "torch", "torch"),
-    ("fingerprint", "decoder", "decoder"),
-    ("fingerprint", "frames", "frames"),
-    ("fingerprint", "image_size", "input size"),
-    ("fingerprint", "code", "regatta"),
-    ("fingerprint", "weights", "weights hash"),
-)
-
-
-def runs_table(material: Material) -> Table:
-    """Where and with what each run was trained and judged."""
-    columns = [Column("run", ("run",), numeric=False), Column("seed", ("seed",))]
-    columns += [Column(heading, (heading,), numeric=False) for _, _, heading in RUN_COLUMNS]
-    rows = []
-    for run in material.runs:
-        records = {"results": run.results, "fingerprint": run.judging.get("fingerprint", {})}
-        cells = []
-        for record, key, _ in RUN_COLUMNS:
-            value = records[record].get(key)
-            shown = NOT_MEASURED if value is None else without_folders(value)
-            cells.append(text_cell(shown[:12] if key == "weights" and value is not None else shown))
-        name = Cell(run.spec.run_id, (run.spec.run_id,), position=material.positions[run.spec.entry.name])
-        rows.append([name, number_cell(run.spec.seed), *cells])
-    return Table("runs", "Runs and their environment", columns, rows)
-
-
-def published_table(material: Material) -> Table | None:
-    """The published tests, one row per entry; None without a grid."""
-    published = material.comparison["published"]
-    if not published:
-        return None
-    columns = [Column("entry", ("entry",), numeric=False)]
-    for words, key in (("coverage", "coverage"), ("stride", "stride")):
-        columns += [
-            Column(f"{words} F", (f"{key}_f", f"{key}_df_between", f"{key}_df_within")),
-            Column("p", (f"{key}_p",)),
-            Column("η²", (f"{key}_eta_squared",)),
-        ]
-    columns += [
-        Column("Levene", ("levene",)),
-        Column("p", ("levene_p",)),
-        Column("mean class drop, points", ("mean_drop_points",)),
-    ]
-    rows = [_published_row(material, name, entry) for name, entry in published["entries"].items()]
-    settings = next(iter(published["entries"].values()))["settings"]
-    title = (
-        f"One-way tests over class accuracies: coverage at stride {settings['stride']:g}, "
-        f"stride at {axis_text('coverage', settings['coverage'])} coverage"
-    )
-    return Table("published", title, columns, rows)
-
-
-def _published_row(material: Material, name: str, entry: dict[str, Any]) -> list[Cell]:
-    source = f"results/{name}/statistical_results.json"
-    cells = [entry_cell(material, name)]
-    for key in ("anova_coverage", "anova_stride"):
-        test = entry[key]
-        cells += [
-            _statistic_cell(test["f_statistic"], test, source, (test["df_between"], test["df_within"])),
-            Cell(p_text(test["p_value"]), (test["p_value"],), source),
-            number_cell(test["eta_squared"], _or_none("{:.3f}", test["eta_squared"]), source=source),
-        ]
-    levene = entry["variance_homogeneity"]
-    drop = entry["aliasing_sensitivity"]["mean_drop"]
-    return [
-        *cells,
-        _statistic_cell(levene["levene_statistic"], levene, source),
-        Cell(p_text(levene["p_value"]), (levene["p_value"],), source),
-        number_cell(None if drop is None else 100 * drop, None if drop is None else signed_text(100 * drop), source=source),
-    ]  # fmt: skip
-
-
-def _statistic_cell(value: float | None, test: dict[str, Any], source: str, freedom: tuple[int, ...] = ()) -> Cell:
-    """A test statistic, or the reason why there is none."""
-    if value is None:
-        return Cell(NOT_MEASURED, (None, *freedom), f"{source}: {test['reason']}")
-    degrees = f" ({', '.join(map(str, freedom))})" if freedom else ""
-    return Cell(f"{value:.2f}{degrees}", (value, *freedom), source)
-
-
-def _or_none(pattern: str, value: float | None) -> str | None:
-    return None if value is None else pattern.format(value)

@@ -19,11 +19,12 @@ from regatta.report.style import (
     MUTED,
     entry_color,
     entry_marker,
-    figure_label,
     name_figure,
+    name_labels,
     new_figure,
     ordered_colors,
     padded_limits,
+    shrinking,
 )
 
 MOST_POINTS_PER_CURVE = 400
@@ -37,8 +38,8 @@ MOST_BANDS = 4
 class EntryGrid:
     """One entry's accuracies over the grid, all arrays [coverages, strides] in percent.
 
-    `position` is the entry's place in the study: it sets colour and marker. `ceiling` is None where the data
-    set knows no oracle.
+    `position` is the entry's place in the study: it sets colour and marker. `ceiling` is None
+    where the data set knows no oracle.
     """
 
     entry: str
@@ -49,7 +50,9 @@ class EntryGrid:
     ceiling: np.ndarray | None = None
 
 
-def add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], *, title: str = "") -> None:
+def add_legend(
+    figure: Figure, handles: Sequence[Any], labels: Sequence[str], *, title: str = ""
+) -> None:
     """A legend under the axes with as many columns as the longest label leaves room for."""
     widest = max((len(label) for label in labels), default=1)
     room = int(figure.get_figwidth() * 72 / (7.5 * 0.62))
@@ -58,12 +61,15 @@ def add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], *,
     rows = -(-len(labels) // columns)
     figure.set_figheight(figure.get_figheight() + 0.17 * rows + (0.15 if title else 0.05))
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, title=title or None, title_fontsize=7.5,
+        handles, labels, loc="outside lower center", ncols=columns,
+        title=title or None, title_fontsize=7.5,
         handlelength=2.2, columnspacing=1.4,
     )  # fmt: skip
 
 
-def _draw_band(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: Any, *, fill: bool) -> None:
+def _draw_band(
+    ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: Any, *, fill: bool
+) -> None:
     known = np.isfinite(low) & np.isfinite(high)
     if known.sum() > 1 and fill:
         ax.fill_between(x, low, high, where=known.tolist(), color=color, alpha=0.13, linewidth=0)
@@ -94,13 +100,13 @@ def accuracy_vs_coverage(grid: EntryGrid, *, axes: GridAxes) -> Figure:
 
 
 def accuracy_limits(*arrays: Any) -> tuple[float, float]:
-    """Limits for accuracies in percent: every value inside, nothing beyond what a percentage can be but a margin."""
+    """Limits for percentages: every value inside, at most a margin beyond 0 and 100."""
     low, high = padded_limits(*arrays, floor=-2.0, ceiling=102.0)
     return low, high
 
 
 def comparison_accuracy_vs_coverage(grids: Sequence[EntryGrid], *, axes: GridAxes) -> Figure:
-    """All entries: one panel per stride, a line per entry with its band, its oracle ceiling as dashed steps."""
+    """One panel per stride, a line with its band per entry, oracle ceilings as dashed steps."""
     panels = len(axes.strides)
     columns = min(3, panels)
     rows = -(-panels // columns)
@@ -113,7 +119,8 @@ def comparison_accuracy_vs_coverage(grids: Sequence[EntryGrid], *, axes: GridAxe
             ax.set_visible(False)
             continue
         handles = [
-            _draw_entry(ax, grid, column, axes, place, len(grids)) for place, grid in enumerate(grids)
+            _draw_entry(ax, grid, column, axes, place, len(grids))
+            for place, grid in enumerate(grids)
         ]
         _coverage_axis(ax, axes)
         ax.set_ylim(*accuracy_limits(*everything))
@@ -122,35 +129,45 @@ def comparison_accuracy_vs_coverage(grids: Sequence[EntryGrid], *, axes: GridAxe
             ax.set_xlabel("coverage, %")
         if column % columns == 0:
             ax.set_ylabel("accuracy, %")
-    labels = [figure_label(grid.entry, limit=40) for grid in grids]
+    labels = name_labels([grid.entry for grid in grids], limit=40)
     if any(grid.ceiling is not None for grid in grids):
-        handles += grid_of_axes.flat[0].plot([], [], color=MUTED, linestyle=(0, (3, 2)), linewidth=1)
+        handles += grid_of_axes.flat[0].plot(
+            [], [], color=MUTED, linestyle=(0, (3, 2)), linewidth=1
+        )
         labels.append("oracle ceiling")
     add_legend(figure, handles, labels)
     return figure
 
 
 def shared_dashes(place: int, count: int) -> tuple[float, tuple[float, float]]:
-    """A dash pattern in which `count` lines on top of each other show in turn, none hides another."""
+    """Dashes in which `count` lines on top of each other show in turn, none hides another."""
     return 3.0 * place, (3.0, max(2.0, 3.0 * (count - 1)))
 
 
-def _draw_entry(ax: Axes, grid: EntryGrid, column: int, axes: GridAxes, place: int, count: int) -> Any:
+def _draw_entry(
+    ax: Axes, grid: EntryGrid, column: int, axes: GridAxes, place: int, count: int
+) -> Any:
     x = np.asarray(axes.coverages, dtype=float)
     color, dashes = entry_color(grid.position), shared_dashes(place, count)
-    # Many bands blend into mud: then each line keeps its whiskers, a little aside of the next line's.
+    # Many bands blend into mud: then each line keeps whiskers, a little aside of the next.
     few = count <= MOST_BANDS
-    aside = 0.0 if few else (place - (count - 1) / 2) * 0.006 * (max(axes.coverages) - min(axes.coverages))
+    aside = (
+        0.0
+        if few
+        else (place - (count - 1) / 2) * 0.006 * (max(axes.coverages) - min(axes.coverages))
+    )
     _draw_band(ax, x + aside, grid.low[:, column], grid.high[:, column], color, fill=few)
     if grid.ceiling is not None:
         # Steps, not a slope: the ceiling between two judged coverages was not computed.
         ax.step(x, grid.ceiling[:, column], where="mid", color=color, linestyle=dashes, linewidth=1)
-    return ax.plot(x, grid.accuracy[:, column], color=color, marker=entry_marker(grid.position))[0]
+    size = shrinking(5.5, 4.0, place, count)
+    marker = entry_marker(grid.position)
+    return ax.plot(x, grid.accuracy[:, column], color=color, marker=marker, markersize=size)[0]
 
 
 @dataclass(frozen=True)
 class FrameCurve:
-    """One entry's accuracies (percent) against the mean number of distinct frames that it saw, both [n]."""
+    """One entry's accuracies (percent) against mean distinct frames, both [n]."""
 
     entry: str
     position: int
@@ -164,8 +181,8 @@ def accuracy_vs_distinct_frames(curves: Sequence[FrameCurve]) -> Figure:
     ax = figure.add_subplot()
     handles = [
         ax.plot(
-            curve.frames, curve.accuracy, color=entry_color(curve.position), marker=entry_marker(curve.position),
-            linewidth=1.1, markersize=4,
+            curve.frames, curve.accuracy, color=entry_color(curve.position),
+            marker=entry_marker(curve.position), linewidth=1.1, markersize=4,
         )[0]
         for curve in curves
     ]  # fmt: skip
@@ -178,7 +195,7 @@ def accuracy_vs_distinct_frames(curves: Sequence[FrameCurve]) -> Figure:
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.set_ylim(*accuracy_limits(*[curve.accuracy for curve in curves]))
     ax.set(xlabel="mean distinct frames in a clip", ylabel="accuracy, %")
-    add_legend(figure, handles, [figure_label(curve.entry, limit=40) for curve in curves])
+    add_legend(figure, handles, name_labels([curve.entry for curve in curves], limit=40))
     return figure
 
 
@@ -212,9 +229,8 @@ def training_curves(curves: Sequence[TrainingCurve]) -> Figure:
     """Loss, accuracy and learning rate of all runs; dashed = training, solid = validation."""
     figure = new_figure(8.4, 2.5)
     loss_ax, accuracy_ax, lr_ax = figure.subplots(1, 3)
-    handles: dict[str, Any] = {}
-    for curve in curves:
-        color = entry_color(curve.position)
+    for place, curve in enumerate(curves):
+        size = shrinking(2.6, 1.4, place, len(curves))
         for ax, series, dashed in (
             (loss_ax, curve.train_loss, True),
             (loss_ax, curve.validation_loss, False),
@@ -222,36 +238,51 @@ def training_curves(curves: Sequence[TrainingCurve]) -> Figure:
             (accuracy_ax, curve.validation_accuracy, False),
             (lr_ax, curve.lr, False),
         ):
-            line = _draw_series(ax, series, color, dashed=dashed)
-            if line is not None:
-                handles.setdefault(figure_label(curve.entry, limit=40), ax.plot([], [], color=color)[0])
-    handles["training"] = loss_ax.plot([], [], color=MUTED, linestyle=(0, (2, 1.5)), linewidth=1)[0]
-    handles["validation"] = loss_ax.plot([], [], color=MUTED)[0]
+            _draw_series(ax, series, entry_color(curve.position), dashed=dashed, size=size)
     for ax, title in ((loss_ax, "loss"), (accuracy_ax, "accuracy, %"), (lr_ax, "learning rate")):
-        ax.set_title(title, fontsize=8)
-        ax.set_xlabel("epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        ax.margins(x=0.05, y=0.08)
-        if not any(len(line.get_xdata()) for line in ax.lines):
-            ax.set(xticks=[], yticks=[])
-            ax.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=ax.transAxes, color=MUTED)
+        _finish_training_axis(ax, title)
     lr_ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    add_legend(figure, list(handles.values()), list(handles))
+    entries = {curve.entry: curve.position for curve in curves}
+    handles = [loss_ax.plot([], [], color=entry_color(p))[0] for p in entries.values()]
+    handles += loss_ax.plot([], [], color=MUTED, linestyle=DASHES, linewidth=1.2)
+    handles += loss_ax.plot([], [], color=MUTED)
+    add_legend(figure, handles, [*name_labels(list(entries), limit=40), "training", "validation"])
     return figure
 
 
-def _draw_series(ax: Axes, series: tuple[np.ndarray, np.ndarray], color: str, *, dashed: bool) -> Any:
+def _finish_training_axis(ax: Axes, title: str) -> None:
+    ax.set_title(title, fontsize=8)
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.margins(x=0.05, y=0.08)
+    if not ax.lines:
+        ax.set(xticks=[], yticks=[])
+        where = {"ha": "center", "va": "center", "transform": ax.transAxes}
+        ax.text(0.5, 0.5, "not recorded", color=MUTED, **where)
+
+
+DASHES = (0, (2, 1.5))
+
+
+def _draw_series(
+    ax: Axes, series: tuple[np.ndarray, np.ndarray], color: str, *, dashed: bool, size: float
+) -> None:
     x, y = thin_series(*series)
     if not len(x):
-        return None
-    style: dict[str, Any] = {"linestyle": (0, (2, 1.5)), "linewidth": 1.0} if dashed else {}
+        return
     # A single epoch has no line; the dot keeps it visible.
     marker = "o" if len(x) <= 12 else ""
-    return ax.plot(x, y, color=color, marker=marker, markersize=3, alpha=0.9, **style)[0]
+    style = DASHES if dashed else "-"
+    width = 0.7 * size if dashed else size
+    ax.plot(
+        x, y, color=color, marker=marker, markersize=1.5 + size, linestyle=style, linewidth=width
+    )
 
 
-def thin_series(x: np.ndarray, y: np.ndarray, limit: int = MOST_POINTS_PER_CURVE) -> tuple[np.ndarray, np.ndarray]:
-    """The finite points; of many, only the lowest and highest of each stretch, so that no spike is lost."""
+def thin_series(
+    x: np.ndarray, y: np.ndarray, limit: int = MOST_POINTS_PER_CURVE
+) -> tuple[np.ndarray, np.ndarray]:
+    """The finite points; of many, the lowest and highest of each stretch: no spike is lost."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     known = np.isfinite(x) & np.isfinite(y)
     x, y = x[known], y[known]

@@ -19,11 +19,11 @@ from regatta.report.style import (
     INK,
     MUTED,
     accuracy_colormap,
-    class_labels,
     common_scale,
     figure_label,
     ink_on,
     name_figure,
+    name_labels,
     new_figure,
 )
 
@@ -96,16 +96,18 @@ def draw_grid(
     ax.spines[:].set_visible(False)
     size = 7.5 if columns <= 6 else max(4.0, 45 / columns)
     for row, column in np.ndindex(rows, columns):
-        value = values[row, column]
+        value = float(values[row, column])
         color = ink_on(cmap(scale(value))) if np.isfinite(value) else MUTED
         text = _cell_text(value) if texts is None else str(texts[row, column])
-        inside_text(ax, column + 0.5, row + 0.5, text, ha="center", va="center", color=color, fontsize=size)
+        inside_text(
+            ax, column + 0.5, row + 0.5, text, ha="center", va="center", color=color, fontsize=size
+        )
         _mark_cell(ax, row, column, marks, color=color, size=size)
     return mesh
 
 
 def inside_text(ax: Axes, x: float, y: float, text: str, **style: Any) -> None:
-    """A text that lies inside the axes for certain: the layout need not measure it, which is most of its time."""
+    """A text surely inside the axes: which the layout need not measure."""
     ax.text(x, y, text, **style).set_in_layout(False)
 
 
@@ -118,8 +120,8 @@ def _mark_cell(
 ) -> None:
     if marks.still[row, column]:
         ax.add_patch(
-            Rectangle((column + 0.03, row + 0.03), 0.94, 0.2, fill=False, hatch="//////", linewidth=0,
-                      edgecolor=color)
+            Rectangle((column + 0.03, row + 0.03), 0.94, 0.2,
+                      fill=False, hatch="//////", linewidth=0, edgecolor=color)
         )  # fmt: skip
     if marks.twins[row, column]:
         inside_text(
@@ -171,12 +173,16 @@ class GridPanel:
 
 
 def comparison_heatmaps(
-    panels: Sequence[GridPanel], ceilings: Sequence[GridPanel] = (), *, axes: GridAxes, scale: Normalize
+    panels: Sequence[GridPanel],
+    ceilings: Sequence[GridPanel] = (),
+    *,
+    axes: GridAxes,
+    scale: Normalize,
 ) -> Figure:
     """All entries side by side under one colour scale.
 
     Args:
-        ceilings: none, one that holds for all entries and stands beside them, or one under each entry.
+        ceilings: none, one for all entries that stands beside them, or one under each entry.
     """
     rows = panel_rows(panels, ceilings)
     columns = max(len(row) for row in rows)
@@ -185,7 +191,7 @@ def comparison_heatmaps(
     grid = figure.subplots(len(rows), columns, squeeze=False, sharex=True, sharey=True)
     mesh = None
     for row, column in np.ndindex(len(rows), columns):
-        ax = grid[row, column]
+        ax: Any = grid[row, column]
         if column >= len(rows[row]):
             ax.set_visible(False)
             continue
@@ -205,7 +211,9 @@ def panel_rows(panels: Sequence[GridPanel], ceilings: Sequence[GridPanel]) -> li
     if len(ceilings) != len(panels) or len(ceilings) == 1:
         panels, ceilings = [*panels, *ceilings], []
     count = len(panels)
-    columns = next((c for c in (4, 3) if count <= c or count % c == 0), 4 if count % 4 > count % 3 else 3)
+    columns = next(
+        (c for c in (4, 3) if count <= c or count % c == 0), 4 if count % 4 > count % 3 else 3
+    )
     rows: list[list[GridPanel]] = []
     for start in range(0, count, columns):
         rows.append(list(panels[start : start + columns]))
@@ -223,7 +231,7 @@ def distinct_frame_map(
     marks: CellMarks,
     model_frames: float,
 ) -> Figure:
-    """Mean distinct frames per clip (colour and upper number) and the share that is padding (lower number)."""
+    """Mean distinct frames per clip (colour, upper number) and padding share (lower number)."""
     figure = new_figure(1.6 + 0.66 * axes.shape[1], 1.2 + 0.54 * axes.shape[0])
     ax = figure.add_subplot()
     texts = np.full(axes.shape, "–", dtype=object)
@@ -252,8 +260,10 @@ def confusion_figure(title: str, counts: np.ndarray, classes: Sequence[str]) -> 
     total = counts.sum(axis=1, keepdims=True)
     share = np.where(total > 0, 100 * counts / np.maximum(total, 1), np.nan)
     count = len(classes)
-    side = max(1.8, min(0.42 * count, 10.0) if count <= CELL_NUMBERS_UP_TO else min(0.11 * count, 11))
-    longest = max((len(label) for label in class_labels(classes)), default=1)
+    side = max(
+        1.8, min(0.42 * count, 10.0) if count <= CELL_NUMBERS_UP_TO else min(0.11 * count, 11)
+    )
+    longest = max((len(label) for label in name_labels(classes)), default=1)
     label_inches = min(7.5, max(4.0, side / max(count, 1) * 61)) / 72 * 0.6 * longest
     figure = new_figure(side + 1.3 + label_inches, side + 0.7 + label_inches)
     ax = figure.add_subplot()
@@ -272,8 +282,9 @@ def confusion_figure(title: str, counts: np.ndarray, classes: Sequence[str]) -> 
         for row, column in np.ndindex(*share.shape):
             if np.isfinite(share[row, column]):
                 inside_text(
-                    ax, column + 0.5, row + 0.5, f"{share[row, column]:.0f}", ha="center", va="center",
-                    color=ink_on(cmap(scale(share[row, column]))), fontsize=size,
+                    ax, column + 0.5, row + 0.5, f"{share[row, column]:.0f}",
+                    ha="center", va="center", fontsize=size,
+                    color=ink_on(cmap(scale(share[row, column]))),
                 )  # fmt: skip
     ax.set(xlabel="predicted class", ylabel="true class")
     name_figure(ax, title, left_inches=0.5 + label_inches)
@@ -286,7 +297,7 @@ def _class_ticks(ax: Axes, classes: Sequence[str], *, inches_per_class: float) -
     size = min(7.5, inches_per_class * 72 * 0.85)
     step = 1 if size >= 4 else int(np.ceil(4.5 / size))
     places = np.arange(0, len(classes), step)
-    labels = class_labels(classes, limit=24)
+    labels = name_labels(classes, limit=24)
     shown = [labels[place] for place in places]
     ax.set_xticks(places + 0.5, shown, rotation=90, fontsize=max(size, 4))
     ax.set_yticks(places + 0.5, shown, fontsize=max(size, 4))

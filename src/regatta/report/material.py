@@ -1,4 +1,4 @@
-"""Everything a report is made from, read once: the comparison, the grids, training records and run facts."""
+"""Everything a report is made from, read once: comparison, grids, training records, run facts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from matplotlib.colors import Normalize
 
 from regatta.analysis.compare import FORMAT, compare_study
 from regatta.config.expand import RunSpec, protocol_id
+from regatta.config.schema import Study
 from regatta.core.errors import RecordError
 from regatta.core.files import read_json
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.report.curves import EntryGrid, TrainingCurve
 from regatta.report.heatmaps import CellMarks, GridAxes
+from regatta.report.style import common_scale
 from regatta.report.training import read_results, read_training_curves
 
 
@@ -48,8 +51,9 @@ class RunFacts:
 class Material:
     """What figures, tables and page are made from.
 
-    `comparison` is results/comparison.json; `positions` gives each entry its place in the study, which sets
-    its colour; `confusion` holds counts [K, K] (rows = truth, summed over seeds) at the headline condition.
+    `comparison` is results/comparison.json; `positions` gives each entry its place in the study,
+    which sets its colour; `confusion` holds counts [K, K] (rows = truth, summed over seeds) at the
+    headline condition.
     """
 
     folder: StudyFolder
@@ -70,6 +74,12 @@ class Material:
     def runs_of(self, entry: str) -> list[RunFacts]:
         return [run for run in self.runs if run.spec.entry.name == entry]
 
+    def ms_per_clip(self, entry: str) -> float | None:
+        """Mean judging time per clip of an entry's runs; None when one was not measured."""
+        times = [run.ms_per_clip for run in self.runs_of(entry)]
+        known = [time for time in times if time is not None]
+        return sum(known) / len(known) if known and len(known) == len(times) else None
+
     @cached_property
     def rows(self) -> dict[tuple[str, str], dict[str, Any]]:
         """The table of cells by (entry, condition id)."""
@@ -82,7 +92,8 @@ class Material:
         if any(set(c["axes"]) != {"coverage", "stride"} for c in conditions):
             return None
         values = [
-            tuple(sorted({float(c["axes"][name]) for c in conditions})) for name in ("coverage", "stride")
+            tuple(sorted({float(c["axes"][name]) for c in conditions}))
+            for name in ("coverage", "stride")
         ]
         return GridAxes(*values)
 
@@ -110,12 +121,15 @@ class Material:
         return EntryGrid(
             entry,
             self.positions[entry],
-            *(self.grid(entry, name, 100.0) for name in ("accuracy", "accuracy_low", "accuracy_high")),
+            *(
+                self.grid(entry, name, 100.0)
+                for name in ("accuracy", "accuracy_low", "accuracy_high")
+            ),
             ceiling=ceiling if np.isfinite(ceiling).any() else None,
         )
 
     def marks(self, entry: str) -> CellMarks:
-        """Still and identical cells; letters go round by first appearance from the full clip downwards."""
+        """Still and identical cells; letters by first appearance from the full clip downwards."""
         letters: dict[str, str] = {}
         twins = np.full(self.cell_ids.shape, "", dtype=object)
         for place in np.ndindex(*self.cell_ids.shape):
@@ -132,23 +146,54 @@ class Material:
     def class_accuracy(self, entry: str) -> np.ndarray:
         """Percent per condition and class [C, K]; NaN where a class has no judged sample."""
         table = self.comparison["per_class"]["accuracy"][entry]
-        return 100 * np.array([[np.nan if v is None else v for v in row] for row in table], dtype=float)
+        return 100 * np.array(
+            [[np.nan if v is None else v for v in row] for row in table], dtype=float
+        )
 
     def class_accuracy_by_coverage(self, entry: str) -> np.ndarray:
         """Percent per class and coverage [K, coverages], the mean over strides."""
         assert self.axes is not None
-        by_id = dict(zip((c["id"] for c in self.comparison["conditions"]), self.class_accuracy(entry), strict=True))
+        by_id = dict(
+            zip(
+                (c["id"] for c in self.comparison["conditions"]),
+                self.class_accuracy(entry),
+                strict=True,
+            )
+        )
         columns = []
         for row in self.cell_ids:
             cells = np.array([by_id[cell] for cell in row if cell])
             columns.append(cells.mean(axis=0))
         return np.stack(columns, axis=1)
 
+    @cached_property
+    def scale(self) -> Normalize:
+        """The one colour scale of all accuracy heat maps: entries and ceilings."""
+        columns = ("accuracy", "ceiling")
+        return common_scale(*(self.grid(e, c, 100.0) for e in self.entries for c in columns))
+
+    @property
+    def confidence(self) -> str:
+        return f"{100 * self.comparison['provenance']['confidence']:g} %"
+
+    @property
+    def headline_name(self) -> str:
+        return self.condition_name(self.comparison["headline_condition"])
+
+    def range_text(self, entry: str) -> str:
+        """Lowest and highest accuracy of the grid in words."""
+        values, ids = self.grid(entry, "accuracy", 100.0), self.cell_ids.ravel()
+        low, high = int(np.nanargmin(values)), int(np.nanargmax(values))
+        return (
+            f"{entry} from {values.flat[low]:.1f} % ({self.condition_name(ids[low])}) "
+            f"to {values.flat[high]:.1f} % ({self.condition_name(ids[high])})"
+        )
+
     def condition_name(self, condition_id: str) -> str:
         """A condition in words: "coverage 100 %, stride 1"."""
         axes = next(c["axes"] for c in self.comparison["conditions"] if c["id"] == condition_id)
         words = [f"{name} {axis_text(name, value)}" for name, value in axes.items()]
-        return ", ".join(words) or condition_id
+        return ", ".join(words) or f"condition {condition_id}"
 
 
 def axis_text(name: str, value: Any) -> str:
@@ -162,7 +207,7 @@ def _letter(number: int) -> str:
 
 
 def read_material(folder: StudyFolder) -> Material:
-    """Read all that a report needs; compares first where that is missing or older than the judged runs.
+    """Read all that a report needs; compares first where that is missing or out of date.
 
     Raises:
         RecordError: this is no study folder, nothing is judged, or a record is damaged.
@@ -170,7 +215,7 @@ def read_material(folder: StudyFolder) -> Material:
     study = folder.study()
     protocol = protocol_id(study.protocol)
     judged = [(spec, run) for spec, run in folder.runs() if run.is_judged(protocol)]
-    comparison = _current_comparison(folder, [run.run_id for _, run in judged], protocol)
+    comparison = _current_comparison(folder, study, [run for _, run in judged], protocol)
     runs = [_run_facts(spec, run, protocol) for spec, run in judged]
     return Material(
         folder=folder,
@@ -182,25 +227,36 @@ def read_material(folder: StudyFolder) -> Material:
     )
 
 
-def _current_comparison(folder: StudyFolder, run_ids: list[str], protocol: str) -> dict[str, Any]:
+def _current_comparison(
+    folder: StudyFolder, study: Study, judged: list[RunFolder], protocol: str
+) -> dict[str, Any]:
     path = folder.results / "comparison.json"
-    if path.is_file():
+    markers = [run.predictions(protocol) / "complete.json" for run in judged]
+    if path.is_file() and all(m.stat().st_mtime <= path.stat().st_mtime for m in markers):
         try:
             found = read_json(path)
         except RecordError:
             # A damaged file is made anew from the predictions, which are the truth.
             found = None
-        if isinstance(found, dict) and _is_current(found, run_ids, protocol):
+        if isinstance(found, dict) and _is_current(found, study, judged, protocol):
             return found
     return compare_study(folder)
 
 
-def _is_current(comparison: dict[str, Any], run_ids: list[str], protocol: str) -> bool:
-    same_format = comparison.get("format") == FORMAT
+def _is_current(
+    comparison: dict[str, Any], study: Study, judged: list[RunFolder], protocol: str
+) -> bool:
+    """Whether a comparison holds the runs that are judged now, under the settings of now."""
+    if comparison.get("format") != FORMAT:
+        return False
+    record, wanted = comparison["provenance"], study.compare
+    settings = ("replicates", "confidence", "correction", "seed")
     return (
-        same_format
-        and comparison["study"]["protocol_id"] == protocol
-        and sorted(comparison["provenance"]["runs"]) == sorted(run_ids)
+        comparison["study"]["protocol_id"] == protocol
+        and sorted(record["runs"]) == sorted(run.run_id for run in judged)
+        and all(record[name] == getattr(wanted, name) for name in settings)
+        and record["margin_points"] == wanted.equivalence_margin_points
+        and wanted.condition in ("reference", comparison["headline_condition"])
     )
 
 
@@ -214,22 +270,26 @@ def _confusion(
     count = len(comparison["per_class"]["classes"])
     total: dict[str, np.ndarray] = {}
     for spec, run in judged:
-        counts = confusion_counts(run.predictions(protocol), comparison["headline_condition"], classes=count)
+        counts = confusion_counts(
+            run.predictions(protocol), comparison["headline_condition"], classes=count
+        )
         total[spec.entry.name] = total.get(spec.entry.name, 0) + counts
     return total
 
 
 def confusion_counts(predictions: Path, condition: str, *, classes: int) -> np.ndarray:
-    """Counts [K, K] of (true, predicted) at one condition; the first of equal highest scores wins."""
+    """Counts [K, K] of (true, predicted) at one condition; of equal scores the first wins."""
     counts = np.zeros((classes, classes), dtype=np.int64)
     for path in sorted(predictions.glob("part-*.parquet")):
         try:
             table = pq.read_table(path, columns=["condition", "label", "scores"])
         except (OSError, pa.ArrowException) as error:
             raise RecordError(
-                f"prediction file is damaged: {error}", where=path, hint="delete it and run the study again"
+                f"prediction file is damaged: {error}",
+                where=path,
+                hint="delete it and run the study again",
             ) from error
-        table = table.filter(pc.equal(table["condition"], condition)).combine_chunks()
+        table = table.filter(pc.field("condition") == condition).combine_chunks()
         scores = table["scores"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         labels = table["label"].to_numpy()
         np.add.at(counts, (labels, scores.reshape(-1, classes).argmax(axis=1)), 1)
@@ -240,5 +300,5 @@ ABSOLUTE_FOLDER = re.compile(r"(?<![\w.…])(?:[A-Za-z]:)?[/\\](?:[^\s/\\:'\"<>|
 
 
 def without_folders(text: object) -> str:
-    """`text` with absolute folders cut from its paths: a report is passed on, its author's disk is not."""
+    """`text` without absolute folders: a report is passed on, its author's disk is not."""
     return ABSOLUTE_FOLDER.sub("…/", str(text))

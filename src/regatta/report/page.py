@@ -16,26 +16,27 @@ import numpy as np
 
 from regatta.core.files import plain, write_bytes
 from regatta.records.run_folder import StudyFolder
-from regatta.report import contents
+from regatta.report import contents, ledger
 from regatta.report.browser import browser_view
-from regatta.report.figures import Drawn, draw_figures, entry_folder
+from regatta.report.entry_figures import entry_folder
+from regatta.report.figures import draw_figures
 from regatta.report.material import Material, read_material, without_folders
 from regatta.report.numbers import p_text
-from regatta.report.style import FigureGap, RenderedFigure, clean_text, entry_color
+from regatta.report.style import Drawn, RenderedFigure, clean_text, entry_color
 from regatta.report.tables import Table, table_files
 
 TEMPLATES = Path(__file__).parent / "templates"
 FIGURE_KINDS = ("svg", "pdf", "png")
 TABLE_KINDS = ("csv", "md", "tex")
 REM_PER_INCH = 96 * 1.08 / 16
-"""Figures stand a little larger than in print: their 8 point text then has the size of a caption."""
+"""A little larger than in print: 8 point text then has the size of a caption."""
 
 
 def write_report(folder: StudyFolder) -> Path:
     """Write report/ of a study: figures, tables and report.html; returns the page's path.
 
-    Everything is made in memory first and the page is written last, so a failure leaves the former report
-    whole. Figures and tables that this report does not have are removed.
+    Everything is made in memory first and the page is written last, so a failure leaves the former
+    report whole. Figures and tables that this report does not have are removed.
 
     Raises:
         RecordError: nothing is judged yet, or a record is damaged.
@@ -46,7 +47,11 @@ def write_report(folder: StudyFolder) -> Path:
     tables = report_tables(material)
     page = render_page(material, figures, tables)
     files = {
-        **{f"tables/{t.name}.{kind}": text for t in tables.values() for kind, text in table_files(t).items()},
+        **{
+            f"tables/{t.name}.{kind}": text
+            for t in tables.values()
+            for kind, text in table_files(t).items()
+        },
         **{
             f"figures/{name}.{kind}": picture
             for name, figure in figures.items()
@@ -80,11 +85,11 @@ def report_tables(material: Material) -> dict[str, Table]:
         contents.conditions_table(material),
         contents.classes_table(material),
         contents.robustness_table(material),
-        contents.budget_table(material),
-        contents.data_table(material),
-        contents.dropped_table(material),
-        contents.runs_table(material),
-        contents.published_table(material),
+        ledger.budget_table(material),
+        ledger.data_table(material),
+        ledger.dropped_table(material),
+        ledger.runs_table(material),
+        ledger.published_table(material),
     )
     return {table.name: table for table in found if table is not None}
 
@@ -98,12 +103,17 @@ def render_page(material: Material, figures: dict[str, Drawn], tables: dict[str,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(entry_color=entry_color, data_uri=data_uri, file_link=file_link, shown_size=shown_size)
+    environment.globals.update(
+        entry_color=entry_color, data_uri=data_uri, file_link=file_link, shown_size=shown_size
+    )
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     view = page_view(material, figures, tables)
     return environment.get_template("report.html.j2").render(
-        view, script=script, style=style, script_hash=b64encode(sha256(script.encode()).digest()).decode()
+        view,
+        script=script,
+        style=style,
+        script_hash=b64encode(sha256(script.encode()).digest()).decode(),
     )
 
 
@@ -119,13 +129,15 @@ def file_link(figure: RenderedFigure, kind: str) -> str:
 
 
 def shown_size(figure: RenderedFigure) -> tuple[float, int, int]:
-    """Width in rem at which the figure is shown, and its size in pixels, which fixes its shape before it loads."""
+    """Width in rem at which a figure is shown, and its size in pixels, which fixes its shape."""
     png = figure.formats["png"]
     width, height = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
     return round(width / 150 * REM_PER_INCH, 2), width, height
 
 
-def page_view(material: Material, figures: dict[str, Drawn], tables: dict[str, Table]) -> dict[str, Any]:
+def page_view(
+    material: Material, figures: dict[str, Drawn], tables: dict[str, Table]
+) -> dict[str, Any]:
     """Everything that the template shows, as plain values."""
     comparison = material.comparison
     verdict, basis = verdict_parts(material)
@@ -143,7 +155,7 @@ def page_view(material: Material, figures: dict[str, Drawn], tables: dict[str, T
         "tables": tables,
         "details": [sentence(text, material.entries) for text in comparison["verdict"]["details"]],
         "cochran": cochran_sentences(comparison["pairs"]["cochran_q"]),
-        "headline": material.condition_name(comparison["headline_condition"]),
+        "headline": material.headline_name,
         "browser": browser_view(material),
         "classes": class_view(material),
         "grid": grid_sentences(material),
@@ -167,12 +179,13 @@ def verdict_parts(material: Material) -> tuple[str, str]:
 
 def sentence(text: str, names: Sequence[str]) -> str:
     """`text` with a capital and a full stop; an entry's name keeps its spelling."""
-    text = NUMBER_MINUS.sub("−", text.strip())
+    text = INTERVAL.sub("[\\1,\u00a0\\2]", NUMBER_MINUS.sub("−", text.strip()))
     if not any(text.startswith(name) for name in names):
         text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
+INTERVAL = re.compile(r"\[(\S+), (\S+)\]")
 NUMBER_MINUS = re.compile(r"(?<![\w.)\]-])-(?=\d)")
 
 
@@ -203,7 +216,9 @@ def facts(material: Material) -> list[tuple[str, str, str]]:
     comparison = material.comparison
     provenance_record = comparison["provenance"]
     seeds = sorted(set(provenance_record["seeds_per_entry"].values()))
-    uncovered = "training noise not covered" if seeds[-1] == 1 else "training noise not covered for all"
+    uncovered = (
+        "training noise not covered" if seeds[-1] == 1 else "training noise not covered for all"
+    )
     shown_seeds = " to ".join(str(n) for n in (seeds if len(seeds) < 3 else (seeds[0], seeds[-1])))
     per_class = comparison["per_class"]["n_samples"]
     return [
@@ -217,14 +232,16 @@ def facts(material: Material) -> list[tuple[str, str, str]]:
 
 
 def recipe_differences(differences: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
-    """(recipe key, "entry value, entry value") for every key in which the entries' recipes differ."""
+    """(recipe key, "entry value, entry value") for every key in which recipes differ."""
     return [
         (key, ", ".join(f"{entry} {json.dumps(value)}" for entry, value in values.items()))
         for key, values in differences.items()
     ]
 
 
-def entry_view(material: Material, entry: dict[str, Any], figures: dict[str, Drawn]) -> dict[str, Any]:
+def entry_view(
+    material: Material, entry: dict[str, Any], figures: dict[str, Drawn]
+) -> dict[str, Any]:
     prefix = f"{entry_folder(entry['name'])}/"
     checkpoint = {"none": "random weights", "default": "published weights"}.get(
         str(entry["checkpoint"]), without_folders(entry["checkpoint"])
@@ -232,10 +249,16 @@ def entry_view(material: Material, entry: dict[str, Any], figures: dict[str, Dra
     return {
         "name": entry["name"],
         "position": material.positions[entry["name"]],
-        "model": " · ".join(str(part) for part in (entry["model"], entry["size"], checkpoint) if part),
+        "model": " · ".join(
+            str(part) for part in (entry["model"], entry["size"], checkpoint) if part
+        ),
         "notes": entry["notes"],
-        "seeds": [(seed, f"{100 * value:.1f}") for seed, value in entry["accuracy_by_seed"].items()],
-        "figures": {name.removeprefix(prefix): f for name, f in figures.items() if name.startswith(prefix)},
+        "seeds": [
+            (seed, f"{100 * value:.1f}") for seed, value in entry["accuracy_by_seed"].items()
+        ],
+        "figures": {
+            name.removeprefix(prefix): f for name, f in figures.items() if name.startswith(prefix)
+        },
     }
 
 
@@ -244,7 +267,8 @@ def cochran_sentences(results: list[dict[str, Any]]) -> list[str]:
     return [
         f"Cochran's Q over all entries, seed {row['seed']}: "
         + (
-            f"Q = {row['statistic']:.1f}, {row['df']} degrees of freedom, p {_equals(row['p_value'])}."
+            f"Q = {row['statistic']:.1f}, {row['df']} degrees of freedom, "
+            f"p {_equals(row['p_value'])}."
             if row["statistic"] is not None
             else f"not defined, {row['reason']}."
         )
@@ -258,11 +282,13 @@ def _equals(p_value: float) -> str:
 
 
 def class_view(material: Material) -> dict[str, Any]:
-    """The chooser of the class table: conditions, and accuracies [condition][entry][class] with one decimal."""
+    """The chooser of the class table, and accuracies [condition][entry][class], one decimal."""
     ids = [c["id"] for c in material.comparison["conditions"]]
     tables = [material.class_accuracy(entry) for entry in material.entries]
     data = {
-        cell: [[None if np.isnan(v) else round(float(v), 1) for v in table[row]] for table in tables]
+        cell: [
+            [None if np.isnan(v) else round(float(v), 1) for v in table[row]] for table in tables
+        ]
         for row, cell in enumerate(ids)
     }
     return {
@@ -273,7 +299,7 @@ def class_view(material: Material) -> dict[str, Any]:
 
 
 def grid_sentences(material: Material) -> list[str]:
-    """The truth about the grid in words: which cells are still frames and which are the same clips."""
+    """The truth about the grid: which cells are still frames and which are the same clips."""
     if material.axes is None:
         return []
     said: dict[str, list[str]] = {}
@@ -288,8 +314,10 @@ def _cell_truths(rows: list[dict[str, Any]]) -> list[str]:
     """What is odd in the grid of one entry, at most three sentences."""
     still = [row["condition"] for row in rows if (row["still_share"] or 0) >= 1]
     partly = [row["condition"] for row in rows if 0 < (row["still_share"] or 0) < 1]
-    twins = {tuple([row["condition"], *row["identical_to"]]) for row in rows if row["identical_to"]}
-    groups = dict.fromkeys(tuple(r["condition"] for r in rows if r["condition"] in group) for group in sorted(twins))
+    twins = {(row["condition"], *row["identical_to"]) for row in rows if row["identical_to"]}
+    groups = dict.fromkeys(
+        tuple(r["condition"] for r in rows if r["condition"] in group) for group in sorted(twins)
+    )
     parts = []
     if still:
         parts.append(f"one still frame in {_listed(still)}")
@@ -313,8 +341,8 @@ def published_view(material: Material) -> dict[str, Any] | None:
     if across["f_statistic"] is not None:
         line = (
             f"Across entries, over their accuracies in all conditions: F({across['df_between']}, "
-            f"{across['df_within']}) = {across['f_statistic']:.2f}, p {_equals(across['p_value'])}, "
-            f"η² = {across['eta_squared']:.3f}."
+            f"{across['df_within']}) = {across['f_statistic']:.2f}, "
+            f"p {_equals(across['p_value'])}, η² = {across['eta_squared']:.3f}."
         )
     found = [note for entry in published["entries"].values() for note in entry["notes"]]
     return {"across": line, "faults": published["faults"], "notes": list(dict.fromkeys(found))}
@@ -341,12 +369,12 @@ def provenance(material: Material) -> list[tuple[str, str]]:
         ("manifest", fingerprint.get("manifest")),
         ("protocol", comparison["study"]["protocol_id"]),
         ("judged samples", fingerprint.get("sample_ids")),
-        ("intervals", f"{record['method']}, {record['replicates']:,} replicates, seed {record['seed']}"),
+        (
+            "intervals",
+            f"{record['method']}, {record['replicates']:,} replicates, seed {record['seed']}",
+        ),
         ("tests", record["permutation"]),
         ("correction", record["correction"]),
         ("equivalence margin", f"±{record['margin_points']:g} points"),
     ]
     return [(name, clean_text(str(plain(value)))) for name, value in rows if value is not None]
-
-
-__all__ = ["FigureGap", "render_page", "report_tables", "write_report"]

@@ -1,7 +1,7 @@
-"""One look for all figures: palette, font, sizes, labels that are safe, and the three files of each figure.
+"""One look for all figures: palette, font, sizes, safe labels, and the three files of each figure.
 
-Figures are drawn without pyplot, so nothing global is left behind, and under a style that ignores the user's
-own matplotlibrc: a `text.usetex: true` there would run class names through TeX.
+Figures are drawn without pyplot, so nothing global is left behind, and under a style that ignores
+the user's own matplotlibrc: a `text.usetex: true` there would run class names through TeX.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
@@ -33,7 +33,7 @@ PALETTE = (
     "#3D3D3D",
     "#7A2C3D",
 )
-"""Okabe and Ito's colours (2008) without yellow, which vanishes on white; purple darkened, wine added."""
+"""Okabe and Ito's colours (2008) without yellow, which vanishes on white; wine added."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">")
 CanvasT = TypeVar("CanvasT", FigureCanvasSVG, FigureCanvasPdf)
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -77,7 +77,7 @@ STYLE: dict[str, Any] = {
     "axes.unicode_minus": True,
     "text.parse_math": False,  # a class named $\input{x}$ is a name, not a formula
     "text.usetex": False,
-    "text.hinting": "no_hinting",  # hinted text has another width at each resolution, and is then cut off
+    "text.hinting": "no_hinting",  # hinted text is wider at some resolutions and then cut off
     "svg.hashsalt": "regatta",
     "svg.fonttype": "path",  # the same picture on every machine, whatever fonts it has
     "pdf.fonttype": 42,  # publishers refuse Type 3
@@ -90,15 +90,15 @@ SVG_LIMIT_BYTES = 150_000
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Draw inside this block: our style over matplotlib's defaults, the caller's settings restored after."""
+    """Our style over matplotlib's defaults inside the block; the caller's settings come back."""
     with mpl.rc_context():
         mpl.rcdefaults()
-        mpl.rcParams.update(STYLE)
+        mpl.rcParams.update(STYLE)  # pyright: ignore[reportCallIssue, reportArgumentType]
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty white figure of `width` x `height` inches that keeps its labels apart when rendered."""
+    """An empty white figure of `width` x `height` inches that keeps its labels apart."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr]
@@ -106,7 +106,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def render(figure: Figure) -> dict[str, bytes]:
-    """The figure as {"svg", "pdf", "png"}, byte-equal for equal input: no dates, no version, fixed ids."""
+    """The figure as {"svg", "pdf", "png"}, byte-equal for equal input: no dates, fixed ids."""
     figure.draw_without_rendering()
     # Laid out once here; otherwise each of the three formats would solve the same layout again.
     figure.set_layout_engine("none")
@@ -157,6 +157,14 @@ class FigureGap:
     reason: str
 
 
+Drawn = RenderedFigure | FigureGap
+
+
+def drawn(name: str, figure: Figure, *, title: str, caption: str, alt: str) -> RenderedFigure:
+    """`figure` in its three formats, with caption and alternative text as clean lines."""
+    return RenderedFigure(name, title, clean_text(caption), clean_text(alt), render(figure))
+
+
 def entry_color(position: int) -> str:
     """Colour of the entry at `position` of the study, the same in every figure and on the page."""
     return PALETTE[position % len(PALETTE)]
@@ -164,6 +172,11 @@ def entry_color(position: int) -> str:
 
 def entry_marker(position: int) -> str:
     return MARKERS[position % len(MARKERS)]
+
+
+def shrinking(largest: float, smallest: float, place: int, count: int) -> float:
+    """Size of mark `place` of `count`: a mark under an equal one still shows around it."""
+    return largest - (largest - smallest) * place / max(count - 1, 1)
 
 
 def ordered_colors(count: int) -> list[Any]:
@@ -189,22 +202,23 @@ def common_scale(*arrays: Any) -> Normalize:
 
 def ink_on(color: Any) -> str:
     """Near-black or white, whichever is read better on `color` (WCAG relative luminance)."""
-    rgb = np.asarray(mpl.colors.to_rgb(color))
+    rgb = np.asarray(to_rgb(color))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ [0.2126, 0.7152, 0.0722])
     return "#0B0D12" if (luminance + 0.05) ** 2 > 1.05 * 0.054 else "white"
 
 
 def clean_text(text: str) -> str:
-    """`text` on one line, without what XML and UTF-8 refuse and without marks that reverse the text around them."""
+    """`text` on one line, without what XML or UTF-8 refuse and marks that reverse text order."""
     kept = (" " if c.isspace() else c for c in str(text))
     return "".join(
-        "\ufffd" if unicodedata.category(c) in ("Cc", "Cs", "Cn") or c in BIDI_CONTROLS else c for c in kept
+        "\ufffd" if unicodedata.category(c) in ("Cc", "Cs", "Cn") or c in BIDI_CONTROLS else c
+        for c in kept
     ).strip()
 
 
 def shorten(text: str, limit: int) -> str:
-    """`text` cut in the middle to `limit` characters: long names differ at their ends as often as at the start."""
+    """`text` cut in the middle to `limit` characters: long names differ at both ends."""
     if len(text) <= limit:
         return text
     tail = (limit - 1) // 3
@@ -212,7 +226,7 @@ def shorten(text: str, limit: int) -> str:
 
 
 def figure_label(text: str, *, limit: int = 28) -> str:
-    """`text` as it may stand in a figure: one line, cut, and only letters that the figure font has."""
+    """`text` as it may stand in a figure: one line, cut, only letters that the font has."""
     font = get_font(findfont("DejaVu Sans"))
     cleaned = shorten(clean_text(text), limit)
     # A missing glyph is a warning and an empty box in the picture; say so with a box of our own.
@@ -221,9 +235,9 @@ def figure_label(text: str, *, limit: int = 28) -> str:
     return label if not label.startswith("_") else f"\u200a{label}"
 
 
-def class_labels(classes: Sequence[str], *, limit: int = 24) -> list[str]:
-    """Figure labels of all classes, told apart by class number where cutting or the font made them equal."""
-    labels = [figure_label(name, limit=limit) for name in classes]
+def name_labels(names: Sequence[str], *, limit: int = 24) -> list[str]:
+    """Labels of all names, with their number where cutting or the font made two equal."""
+    labels = [figure_label(name, limit=limit) for name in names]
     return [
         f"{number}: {label}" if labels.count(label) > 1 or "□" in label or not label else label
         for number, label in enumerate(labels)
@@ -231,7 +245,7 @@ def class_labels(classes: Sequence[str], *, limit: int = 24) -> list[str]:
 
 
 def name_figure(ax: Axes, name: str, *, left_inches: float = 1.0) -> None:
-    """The title of a one-panel figure, cut to the width that is left of it; the layout does not do that."""
+    """The title of a one-panel figure, cut to its width, which the layout does not do."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     letters = (figure.get_figwidth() - left_inches) * 72 / (9.5 * 0.62)
@@ -241,7 +255,7 @@ def name_figure(ax: Axes, name: str, *, left_inches: float = 1.0) -> None:
 def padded_limits(
     *arrays: Any, floor: float | None = None, ceiling: float | None = None, share: float = 0.06
 ) -> tuple[float, float]:
-    """Axis limits around every finite value with a margin, never cutting one off at `floor` or `ceiling`."""
+    """Axis limits around every finite value with a margin that ends at `floor` and `ceiling`."""
     scale = common_scale(*arrays)
     low, high = float(scale.vmin or 0.0), float(scale.vmax or 0.0)
     margin = share * (high - low)

@@ -1,12 +1,13 @@
-"""Tables that go to the page, CSV, Markdown and LaTeX from one description, each with its own escaping.
+"""Tables for the page, CSV, Markdown and LaTeX from one description, each with its own escaping.
 
-A cell has a text for readers and raw values for machines: `84.2 [81.0, 87.1]` is one cell and three CSV columns.
+A cell has a text for readers and raw values for machines: `84.2 [81.0, 87.1]` is one cell and three
+CSV columns.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ LATEX = {
 class Column:
     """One column: its heading for readers, its CSV columns, and whether it is a number.
 
-    `of_entry` is the place of the entry whose accuracy the column holds, where the page can change it.
+    `of_entry` is the place of the entry whose accuracy the page can change in this column.
     """
 
     heading: str
@@ -92,11 +93,18 @@ def text_cell(text: object, *, source: str = "", position: int | None = None) ->
     return Cell(cleaned, (cleaned,), source, position)
 
 
-def number_cell(value: float | int | None, text: str | None = None, *, source: str = "") -> Cell:
-    """A number, or "not measured"."""
+def number_cell(
+    value: float | int | None,
+    write: Callable[[float], str] = "{:g}".format,
+    *,
+    factor: float = 1.0,
+    source: str = "",
+) -> Cell:
+    """`factor` times a number, or "not measured"."""
     if value is None or value != value:
         return Cell(NOT_MEASURED, (None,), source)
-    return Cell(f"{value:g}" if text is None else text, (value,), source)
+    scaled = value if factor == 1 else factor * value
+    return Cell(write(scaled), (scaled,), source)
 
 
 def table_files(table: Table) -> dict[str, bytes]:
@@ -130,7 +138,7 @@ def as_markdown(table: Table) -> str:
 def markdown_text(text: str) -> str:
     """`text` with everything that is Markdown inside a table cell escaped."""
     escaped = re.sub(r"([\\`*_\[\]#!|$~])", r"\\\1", clean_text(text))
-    # Entities, not backslashes: many Markdown readers pass raw HTML through, or link what has an @ or ://.
+    # Entities, not backslashes: many readers pass raw HTML through, or link what has @ or ://.
     return re.sub(r"[&<>@:]", lambda match: f"&#{ord(match[0])};", escaped)
 
 

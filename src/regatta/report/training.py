@@ -28,7 +28,9 @@ def read_training_curves(folder: StudyFolder) -> list[TrainingCurve]:
     return curves
 
 
-def training_curve(records: list[dict[str, Any]], *, entry: str, position: int, seed: int) -> TrainingCurve:
+def training_curve(
+    records: list[dict[str, Any]], *, entry: str, position: int, seed: int
+) -> TrainingCurve:
     """The series of one run's `metrics.jsonl`."""
     steps_per_epoch = _steps_per_epoch(records)
 
@@ -55,7 +57,9 @@ def training_curve(records: list[dict[str, Any]], *, entry: str, position: int, 
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+    )
 
 
 def _steps_per_epoch(records: list[dict[str, Any]]) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import resource
 from collections.abc import Iterator
@@ -66,21 +65,23 @@ def named_out_of_memory(
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        peak = peak_memory_gib(device)
-        gc.collect()
-        smaller = max(1, batch_size // 2)
-        advice = (
-            f"try train.batch_size={smaller} with "
-            f"train.accumulate={accumulate * batch_size // smaller}, the same effective batch"
-            if batch_size > 1
-            else "try train.gradient_checkpointing=true, fewer frames or a smaller image"
-        )
         raise OutOfMemoryError(
             f"out of memory on {device}: batch {batch_size} of {frames} frames at "
-            f"{image_size} x {image_size} pixels, peak {peak:.2f} GiB",
+            f"{image_size} x {image_size} pixels, peak {peak_memory_gib(device):.2f} GiB",
             where=f"train.batch_size: {batch_size}",
-            hint=advice,
+            hint=_less_memory(batch_size, accumulate),
         ) from error
+
+
+def _less_memory(batch_size: int, accumulate: int) -> str:
+    """What to try next; a smaller batch keeps batch x accumulate exactly."""
+    if batch_size == 1:
+        return "try train.gradient_checkpointing=true, fewer frames or a smaller image"
+    smaller = max(size for size in range(1, batch_size // 2 + 1) if batch_size % size == 0)
+    return (
+        f"try train.batch_size={smaller} with train.accumulate="
+        f"{accumulate * batch_size // smaller}, the same effective batch"
+    )
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

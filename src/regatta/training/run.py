@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -19,7 +20,7 @@ from regatta.core.errors import DataError, StopRequested
 from regatta.core.files import PARTIAL_SUFFIX, plain, write_json, write_text
 from regatta.core.seeds import derive_seed
 from regatta.core.signals import StopFlag
-from regatta.models.spec import ModelSpec, count_parameters
+from regatta.models.spec import ModelSpec, count_flops, count_parameters
 from regatta.models.weights import save_model
 from regatta.records.metrics_stream import append_metrics, read_metrics, rewind_metrics
 from regatta.records.run_folder import RunFolder
@@ -32,6 +33,8 @@ from regatta.training.schedule import count_warmup_steps, lr_factor
 from regatta.training.state import TrainerState
 from regatta.training.step import StepOutcome, StepParts, take_step
 from regatta.training.validation import validate
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -77,6 +80,8 @@ class TrainingRun:
             )
             self.parts.scaler.load_state_dict(saved.record["scaler"])
             self.state = TrainerState(**saved.record["progress"])
+            logger.info("continuing after step %d from %s", self.state.step, slot.name)
+            self._warn_of_other_threads(saved.record["threads"])
         ranks.on_first(self._rewind_metrics)
 
     def is_finished(self) -> bool:
@@ -126,6 +131,8 @@ class TrainingRun:
             raise self._stopped()
         self.progress.validated(self._tick())
         record = state.close_epoch(val_loss=score.loss, val_accuracy=score.accuracy)
+        if ranks.is_first:
+            logger.info("epoch %d of %d: %s", state.epoch, self.train.epochs, record)
         if state.is_better(record):
             state.best = {**record, **ranks.on_first(self._write_best)}
         patience = self.train.early_stopping_patience
@@ -161,6 +168,15 @@ class TrainingRun:
         slot = checkpoint.pick_slot(root, identity=self._identity)
         checkpoint.ensure_free_space(root, self.module)
         return slot
+
+    def _warn_of_other_threads(self, before: int) -> None:
+        if self.parts.preparation.device.type == "cpu" and before != torch.get_num_threads():
+            logger.warning(
+                "this run began with %d threads and goes on with %d: sums are rounded differently, "
+                "so the last bits of the weights are not those of an uninterrupted run",
+                before,
+                torch.get_num_threads(),
+            )
 
     def _take_step(self, batches: Iterator[ClipBatch]) -> StepOutcome:
         """One optimizer step with all that is counted, logged and reported about it."""
@@ -213,6 +229,7 @@ class TrainingRun:
             path = self.folder.path / "nonfinite.json"
             self.parts.ranks.on_first(lambda: write_json(path, {**event, "skipped": state.skipped}))
             raise guards.nonfinite_error(event, skipped=len(state.skipped), path=path)
+        logger.warning("step %d is left out, it is not finite: %s", state.step, event)
         state.skipped.append(event)
         guards.put_buffers_back(self.module, kept)
 
@@ -261,7 +278,7 @@ class TrainingRun:
         tensors, scalars = optimizer_record(self.parts.optimizer, self.module)
         record = {
             "identity": self._identity,
-            "seed": self.seed,
+            "threads": torch.get_num_threads(),
             "progress": self.state.as_json(),
             "scaler": self.parts.scaler.state_dict(),
             "optimizer": scalars,
@@ -298,6 +315,7 @@ class TrainingRun:
             "peak_memory_gib": state.peak_memory_gib,
             "parameters": count_parameters(self.module),
             "trained_parameters": count_parameters(self.module, trainable_only=True),
+            "flops_per_clip": count_flops(self.module, self.spec),
             "seed": self.seed,
             "config": self.train.model_dump(mode="json"),
             "model": self.spec.config,

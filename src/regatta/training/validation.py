@@ -42,6 +42,7 @@ def validate(
         DataError: the split is empty.
     """
     loss_sum, correct, samples = 0.0, 0.0, 0.0
+    bad_ids: list[str] = []
     module.eval()
     with torch.inference_mode(), open_batches(source, 0) as batches:
         for batch in batches:
@@ -49,32 +50,38 @@ def validate(
             if not keep_going():
                 return None
             if len(batch.labels):
-                batch_loss, batch_correct = _score_batch(module, batch, preparation)
+                batch_loss, batch_correct, batch_bad_ids = _score_batch(module, batch, preparation)
                 loss_sum += batch_loss
                 correct += batch_correct
                 samples += len(batch.labels)
+                bad_ids += batch_bad_ids
     loss_sum, correct, samples = ranks.sum([loss_sum, correct, samples])
     if samples == 0:
         raise DataError(
             "the validation split has no sample",
             hint="raise data.validation_fraction, or give the data set a validation split",
         )
+    _refuse_nonfinite([name for share in ranks.gather(bad_ids) for name in share])
     return ValidationScore(loss_sum / samples, correct / samples, int(samples))
 
 
 def _score_batch(
     module: nn.Module, batch: ClipBatch, preparation: ClipPreparation
-) -> tuple[float, int]:
-    """Summed loss and number of correct samples."""
+) -> tuple[float, int, list[str]]:
+    """Summed loss, number of correct samples, and the samples whose scores are not finite."""
     with preparation.precision.autocast():
         logits_BK = module(preparation.videos(batch.videos)).float()
-    bad_B = ~torch.isfinite(logits_BK).all(dim=1).cpu()
-    if bad_B.any():
-        ids = [name for name, bad in zip(batch.sample_ids, bad_B.tolist(), strict=True) if bad]
-        raise NonFiniteError(
-            f"scores are not finite in validation: {', '.join(ids[:4])}",
-            hint="look at those samples; lower train.lr, or use train.precision: fp32",
-        )
     labels_B = batch.labels.to(preparation.device)
     loss = functional.cross_entropy(logits_BK.double(), labels_B, reduction="sum")
-    return loss.item(), int((logits_BK.argmax(dim=1) == labels_B).sum())
+    finite_B = torch.isfinite(logits_BK).all(dim=1).tolist()
+    bad_ids = [name for name, ok in zip(batch.sample_ids, finite_B, strict=True) if not ok]
+    return loss.item(), int((logits_BK.argmax(dim=1) == labels_B).sum()), bad_ids
+
+
+def _refuse_nonfinite(sample_ids: list[str]) -> None:
+    if sample_ids:
+        raise NonFiniteError(
+            f"scores of {len(sample_ids)} samples are not finite in validation: "
+            f"{', '.join(sample_ids[:4])}",
+            hint="look at those samples; lower train.lr, or use train.precision: fp32",
+        )

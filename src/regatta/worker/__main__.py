@@ -1,10 +1,11 @@
 """The worker's command line, its exit codes, and the last word it leaves in `status.json`.
 
   python -m regatta.worker prepare --study DIR
-  python -m regatta.worker train   --study DIR --run RUN_ID --device cpu --threads 1     (also under torchrun)
+  python -m regatta.worker train   --study DIR --run RUN_ID --device cpu --threads 1
   python -m regatta.worker judge   --study DIR --runs ID,ID --shard 1/2 --device cpu --threads 1
 
-Exit codes: 0 good, 1 failed, 2 usage or data, 3 environment, 130/143 stopped with everything saved.
+`train` also runs under torchrun. Exit codes: 0 good, 1 failed, 2 usage or data, 3 environment,
+130/143 stopped with everything saved.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Judge several trained runs together on a share of the samples: one decode of each video serves them all."""
+"""Judge several trained runs together on a share of the samples: one decode of each video serves
+them all."""
 
 from __future__ import annotations
 
@@ -75,11 +76,7 @@ def judge(
             stop=stop,
             report=status.update,
         )
-    whole = [
-        _complete(entry, bench)
-        for entry in entries
-        if entry.run_id not in cost.failed
-    ]
+    whole = [_complete(entry, bench) for entry in entries if entry.run_id not in cost.failed]
     if cost.failed:
         raise next(iter(cost.failed.values()))
     if all(whole):
@@ -128,7 +125,8 @@ def _entry(run: RunFolder, bench: Bench, manifest: Manifest, device: torch.devic
 
 
 def _complete(entry: JudgedEntry, bench: Bench) -> bool:
-    """Mark the run's predictions as whole once all shards are done, the oracle's ceiling beside them."""
+    """Mark the run's predictions as whole once all shards are done, the oracle's ceiling beside
+    them."""
     data = bench.study.data
     if data.source in ORACLES.names() and not (entry.folder / "ceiling.json").is_file():
         write_ceiling(

@@ -32,7 +32,8 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
 
 
 def _settle_short_clips(folder: StudyFolder, manifest: Manifest) -> tuple[Manifest, dict[str, int]]:
-    """Apply `data.short`: count clips with fewer frames than a model takes; drop them for all entries or fail."""
+    """Apply `data.short`: count clips with fewer frames than a model takes; drop them for all
+    entries or fail."""
     study = folder.study()
     needed = {
         entry.name: make_spec(entry.model, entry.size, entry.options).frames

@@ -58,7 +58,8 @@ def _train(
     model_spec = resolve_model(entry, len(manifest.classes), seed=run_spec.seed)
     module = model_spec.build(len(manifest.classes))
     keys = load_checkpoint(module, model_spec, entry.checkpoint, classes=manifest.classes)
-    print(f"{run_spec.label}: {keys}", flush=True)
+    if ranks.is_first:
+        print(f"{run_spec.label}: {keys}", flush=True)
     return train_run(
         module=module,
         spec=model_spec,

@@ -42,7 +42,7 @@ def read_manifest_list(
         root: the folder of the videos.
         split: 1, there is no other.
         seed: of the group split, where the list gives none.
-        csv: the list, below the root or absolute.
+        csv: the list, below the root or from the working folder.
         classes: when given, a label outside it is an error.
         segment_frames: cut each sample into pieces of this many frames.
         test_fraction: share held out for judging, where the list gives no split.
@@ -51,7 +51,7 @@ def read_manifest_list(
     """
     only_split_one(split, "manifest")
     existing_root(root, "manifest")
-    path = root / csv
+    path = _list_path(root, csv)
     rows: list[SampleRow] = []
     for where, record in _records(path):
         label_name = _field(record, "label", where)
@@ -78,6 +78,12 @@ def read_manifest_list(
             hint="fill in the column 'split' on every line, or leave it out",
         )
     return assign_group_split(rows, seed, test_fraction=test_fraction)
+
+
+def _list_path(root: Path, csv: str) -> Path:
+    """Below the root where it is; else from the working folder, as a list kept beside the study."""
+    below, beside = root / csv, Path(csv)
+    return beside if beside.is_file() and not below.is_file() else below
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, str]]]:

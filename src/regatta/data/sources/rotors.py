@@ -273,7 +273,7 @@ def draw_blob(
 _DEFAULT = RotorSettings()
 
 
-@SOURCES.register("rotors")
+@SOURCES.register("rotors", generates=True)
 def read_rotors(
     root: Path,
     *,

@@ -150,7 +150,7 @@ def render_trajectory(settings: TrajectorySettings, split: str, number: int) -> 
 _DEFAULT = TrajectorySettings()
 
 
-@SOURCES.register("trajectories")
+@SOURCES.register("trajectories", generates=True)
 def read_trajectories(
     root: Path,
     *,
