@@ -92,6 +92,11 @@ def assert_same_predictions(found: StudyFolder, expected: StudyFolder) -> None:
         assert resumed[entry].scores.tobytes() == reference.scores.tobytes()
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open() as handle:
+        return list(csv.DictReader(handle))
+
+
 def steps_logged(folder: StudyFolder) -> int:
     return sum(len(read_metrics(run.metrics)) for _, run in folder.runs())
 
@@ -132,7 +137,7 @@ def test_one_command_ends_with_the_path_of_a_report(clean):
 def test_tables_have_one_row_per_model_and_condition(clean):
     folder, _ = clean
     for entry in ("vmae", "conv"):
-        rows = list(csv.DictReader((folder.results / f"results_{entry}.csv").open()))
+        rows = read_csv(folder.results / f"results_{entry}.csv")
         assert sorted((int(r["coverage"]), int(r["stride"])) for r in rows) == [
             (50, 1),
             (50, 4),
@@ -140,7 +145,7 @@ def test_tables_have_one_row_per_model_and_condition(clean):
             (100, 4),
         ]
         assert {r["n_samples"] for r in rows} == {"20"}
-    combined = list(csv.DictReader((folder.results / "results_multimodel.csv").open()))
+    combined = read_csv(folder.results / "results_multimodel.csv")
     assert len(combined) == 8
     first = (
         "model,coverage,stride,accuracy,n_samples,elapsed_time,correct,top5,"
@@ -154,7 +159,7 @@ def test_accuracy_in_the_table_is_the_accuracy_of_the_predictions(clean):
     judged = predictions(folder)["vmae"]
     rows = {
         f"c{r['coverage']}s{r['stride']}": float(r["accuracy"])
-        for r in csv.DictReader((folder.results / "results_vmae.csv").open())
+        for r in read_csv(folder.results / "results_vmae.csv")
     }
     expected = dict(
         zip([c.id for c in judged.conditions], judged.correct().mean(axis=1), strict=True)
@@ -194,7 +199,7 @@ def test_killed_worker_is_restarted_and_changes_nothing(home: Path, clean):
     os.kill(victims[0], signal.SIGKILL)
     output, _ = child.communicate(timeout=LONGEST_SECONDS)
     assert child.returncode == 0, output
-    assert max(read_status(run.status).attempts for _, run in folder.runs()) >= 2
+    assert "starting again" in output
     assert_same_predictions(folder, clean[0])
 
 

@@ -179,7 +179,7 @@ def test_a_worker_left_over_from_an_earlier_launch_is_ended_first(toy: Toy):
     status = Status(state="running", phase="train", process=asdict(process_identity(child.pid)))
     write_status(toy.run("ann").status, status)
     finished = toy.call("supervise")
-    assert child.wait() == -9
+    assert child.wait(timeout=10) == -9
     assert finished.code == 0, finished.output
     assert f"ending process {child.pid}" in finished.output
 

@@ -102,6 +102,9 @@ def test_out_of_memory_is_tried_once_more_alone(tmp_path: Path):
     wait_until(lambda: toy.run("cyd").is_trained(), "cyd is trained beside bob")
     assert toy.status("ann").state == "queued"
     assert toy.status("ann").cause == "out_of_memory"
+    # Time enough for a wrong start: the supervisor looks four times a second.
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() > began + 1, "a second has passed")
     assert len(toy.starts("train")) == 3
     toy.release()
     supervisor.communicate(timeout=30)

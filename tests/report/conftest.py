@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from regatta.records.run_folder import StudyFolder
@@ -51,3 +53,10 @@ def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
     )
     write_report(folder)
     return folder
+
+
+def small_study(path: Path, **settings: object) -> StudyFolder:
+    """The cheapest study that has a report: one entry, one condition."""
+    options = {"entries": 1, "samples": 24, "classes": 2, "protocol": "plain", "part_samples": 24}
+    replicates = {"compare": {"replicates": 200}}
+    return build_judged_study(path, **{**options, **replicates, **settings})  # type: ignore[arg-type]

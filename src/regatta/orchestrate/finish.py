@@ -119,7 +119,8 @@ def _run_verb(
     if stop.requested:
         return stop.exit_code
     if child.returncode:
-        echo(f"{verb}: failed: {last_error_line(log) or child.returncode}\n  next:  see {log}")
+        why = last_error_line(log) or f"it ended with exit code {child.returncode}"
+        echo(f"{verb}: failed: {why}\n  next:  see {log}")
         return child.returncode if child.returncode > 0 else 1
     if verb == "compare":
         echo(log.read_text(encoding="utf-8", errors="replace").rstrip())

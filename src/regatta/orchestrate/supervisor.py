@@ -168,16 +168,17 @@ class Supervisor:
             self._tick()
 
     def _start_ready(self) -> None:
+        one_is_alone = any(job.alone for job in self._running())
         # What must run alone comes last, or it would hold up everything else.
         for job in sorted(self._jobs.values(), key=lambda job: job.alone):
+            if one_is_alone:
+                return
             if job.state != "waiting" or not self._is_ready(job):
                 continue
-            running = self._running()
-            if any(other.alone for other in running):
-                return
             refusal = self._launcher.refusal(job.task, alone=job.alone)
             if refusal is None:
                 self._begin(job)
+                one_is_alone = job.alone
             elif refusal.is_memory:
                 if not job.memory_was_asked:
                     job.memory_was_asked = True
