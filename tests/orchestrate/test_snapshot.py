@@ -159,3 +159,15 @@ def test_json_holds_every_fact_of_every_run(opened: Toy):
 
 def test_an_empty_view_has_no_counts():
     assert StudyView("x", Path("x")).counts == {}
+
+
+def test_reading_the_data_is_shown_while_it_is_at_work_and_only_then(opened: Toy):
+    reading = Status(state="running", phase="scan", step=3, process=asdict(this_process()))
+    write_status(opened.folder.prepare_status, reading)
+    view = StudyReader(opened.folder).read()
+    assert view.rows[0].run_id == "data"
+    assert view.rows[0].status.step == 3
+    assert sum(view.counts.values()) == len(view.runs) == len(view.rows) - 1
+    for over in (replace(reading, state="done"), replace(reading, process=dead_process())):
+        write_status(opened.folder.prepare_status, over)
+        assert StudyReader(opened.folder).read().data is None

@@ -87,7 +87,7 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
         )
     if path.stat().st_size > MAX_STUDY_BYTES:
         raise ConfigError(f"the study file is over {MAX_STUDY_BYTES} bytes", where=path)
-    content = read_yaml(path.read_text(encoding="utf-8"), where=path)
+    content = read_yaml(_read_text(path), where=path)
     if not isinstance(content, dict):
         raise ConfigError(
             "a study file is a mapping with the keys name, data, entries ...", where=path
@@ -96,6 +96,19 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
     for override in overrides or []:
         apply_override(content, override)
     return study_from_mapping(content, where=path)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            "the study file is not text in UTF-8", where=path, hint="save it as UTF-8"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"the study file cannot be read: {error.strerror or error}", where=path
+        ) from error
 
 
 def apply_override(content: dict[str, Any], override: str) -> None:
@@ -135,7 +148,7 @@ def study_from_mapping(content: dict[str, Any], *, where: object = None) -> Stud
     _check_name(PROTOCOLS, protocol.name, protocol.options, f"{where}: protocol", set())
     for entry in study.entries:
         _check_name(MODELS, entry.model, entry.options, f"{where}: entries.{entry.name}", {"size"})
-        entry_train(study, entry)
+        entry_train(study, entry, where=where)
     return study
 
 
@@ -146,12 +159,13 @@ def _check_name(
     registry.check_options(name, options, reserved=frozenset(reserved), where=f"{where}.options")
 
 
-def entry_train(study: Study, entry: EntrySection) -> TrainSection:
+def entry_train(study: Study, entry: EntrySection, *, where: object = None) -> TrainSection:
     """The recipe of one entry: `train:` with the entry's own keys over it."""
     try:
         return TrainSection.model_validate({**study.train.model_dump(), **entry.train})
     except ValidationError as error:
-        raise config_error(error, TrainSection, prefix=f"entries.{entry.name}.train") from error
+        prefix = f"entries.{entry.name}.train"
+        raise config_error(error, TrainSection, where=where, prefix=prefix) from error
 
 
 def dump_study(study: Study) -> str:
@@ -176,10 +190,17 @@ def config_error(
             lines.append(f"unknown key '{place}'{guess}")
         else:
             given = "" if problem["type"] == "missing" else f" (got {problem['input']!r:.60})"
-            lines.append(f"{place}: {problem['msg'].removeprefix('Value error, ')}{given}")
+            lines.append(f"{place}: {_problem(problem)}{given}")
     return ConfigError(
         "; ".join(lines), where=where, hint="see docs/quickstart.md or: regatta init study.yaml"
     )
+
+
+def _problem(problem: Any) -> str:
+    """What is wrong with a value; a name is told by what it may hold, not by a pattern."""
+    if problem["type"] == "string_pattern_mismatch":
+        return "1 to 64 of a-z, 0-9, '.', '_' and '-', with a letter or digit first"
+    return problem["msg"].removeprefix("Value error, ")
 
 
 def _keys_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

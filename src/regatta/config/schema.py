@@ -14,12 +14,15 @@ from pydantic import (
 )
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
     """Base of all sections: frozen, and no key passes unread."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -64,7 +67,7 @@ class TrainSection(Section):
     head_lr_factor: float = Field(default=10.0, gt=0)
     """The new classifier head learns at lr times this; 1 when nothing is pretrained."""
     weight_decay: float = Field(default=0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of all optimizer steps with linear warm-up; cosine to min_lr_fraction follows."""
     min_lr_fraction: float = Field(default=0.0, ge=0, le=1)

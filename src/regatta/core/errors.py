@@ -11,6 +11,7 @@ RegattaError                 exit 1   base: what happened, where, what to do nex
 │   ├── DiskError            exit 3
 │   └── MissingExtraError    exit 3   an optional package is not installed
 ├── RecordError              exit 1   a run folder or prediction file is damaged or foreign
+│   ├── ForeignFolderError   exit 2   a folder is no study of ours, or another one
 │   └── LeaseHeldError       exit 3   another process is running this study
 ├── WeightsError             exit 2   a checkpoint does not fit the model; lists the keys
 ├── RunError                 exit 1   one run failed while training or judging
@@ -90,6 +91,10 @@ class MissingExtraError(EnvironmentFault):
 
 class RecordError(RegattaError):
     cause = "records"
+
+
+class ForeignFolderError(RecordError):
+    exit_code = 2
 
 
 class LeaseHeldError(RecordError):

@@ -19,6 +19,11 @@ class StopFlag:
         return self._count > 0
 
     @property
+    def is_urgent(self) -> bool:
+        """Asked for twice: save nothing more, leave now."""
+        return self._count > 1
+
+    @property
     def exit_code(self) -> int:
         return 143 if self.signal_name == "SIGTERM" else 130
 

@@ -77,6 +77,8 @@ class Dropped:
 
     path: str
     reason: str
+    is_damage: bool = False
+    """The file or part cannot be used, so that `data.damaged` decides; else it was never one."""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def build_manifest(
     samples, unusable, short = _collect(kept, found, root, data.decoder)
     if unusable and data.damaged == "fail":
         raise _damage_error(unusable, len(kept), root)
-    _check_samples(samples, kept, root)
+    _check_samples(samples, kept, [*unusable, *short], root)
     samples = _with_splits(samples, data)
     _check_splits(samples, root)
     notes = [*_file_notes(found, root), *_rest_notes(kept, found), *_split_notes(samples)]
@@ -133,7 +133,7 @@ def _check_rows(rows: Sequence[SampleRow], root: Path) -> None:
     without = sum(not row.split for row in rows)
     if 0 < without < len(rows):
         raise DataError(f"{without} of {len(rows)} samples have no split", where=root)
-    check_no_leak(rows)
+    check_no_leak(rows, where=root)
     _check_files_in_one_split(rows, root)
 
 
@@ -162,9 +162,9 @@ def _collect(
     for row in rows:
         facts, name = found[row.path], _name(row.path, root)
         if isinstance(facts, str):
-            unusable.append(Dropped(name, facts))
+            unusable.append(Dropped(name, facts, is_damage=True))
         elif fault := _fault(facts, row, decoder):
-            unusable.append(Dropped(name, fault))
+            unusable.append(Dropped(name, fault, is_damage=True))
         elif ranges := _ranges(row, facts.counted_frames):
             label = labels[row.label_name]
             samples += [_sample(row, facts, name, label, *span) for span in ranges]
@@ -224,17 +224,24 @@ def _sample(row: SampleRow, facts: Probe, name: str, label: int, start: int, len
 
 
 def _damage_error(unusable: Sequence[Dropped], total: int, root: Path) -> DataError:
-    lines = list(dict.fromkeys(f"\n    {item.path}: {item.reason}" for item in unusable))
-    more = f"\n    and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
     return DataError(
-        f"{len(unusable)} of {total} samples cannot be used:{''.join(lines[:LISTED])}{more}",
+        f"{len(unusable)} of {total} samples cannot be used{_reasons(unusable)}",
         where=root,
         hint="repair the files, or set data.damaged: drop to leave them out of every entry; "
         "the report then lists them",
     )
 
 
-def _check_samples(samples: Sequence[Sample], rows: Sequence[SampleRow], root: Path) -> None:
+def _reasons(dropped: Sequence[Dropped]) -> str:
+    """Lines to end a message with: each file and why it is left out, the first `LISTED` of them."""
+    lines = list(dict.fromkeys(f"\n    {item.path}: {item.reason}" for item in dropped))
+    more = f"\n    and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
+    return f"{':' if lines else ''}{''.join(lines[:LISTED])}{more}"
+
+
+def _check_samples(
+    samples: Sequence[Sample], rows: Sequence[SampleRow], dropped: Sequence[Dropped], root: Path
+) -> None:
     counts = Counter(sample.sample_id for sample in samples)
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
@@ -242,8 +249,10 @@ def _check_samples(samples: Sequence[Sample], rows: Sequence[SampleRow], root: P
         raise DataError(problem, where=root, hint="list each file, or each range of it, once")
     gone = {row.label_name for row in rows} - {sample.label_name for sample in samples}
     if gone:
+        lost = {_name(row.path, root) for row in rows if row.label_name in gone}
+        reasons = _reasons([item for item in dropped if item.path in lost])
         raise DataError(
-            f"no file of {len(gone)} class(es) can be used: {_listed(sorted(gone))}",
+            f"no file of {len(gone)} class(es) can be used: {_listed(sorted(gone))}{reasons}",
             where=root,
             hint="repair the files, or leave these classes out of the source",
         )
@@ -258,7 +267,7 @@ def _with_splits(samples: Sequence[Sample], data: DataSection) -> list[Sample]:
 
 
 def _check_splits(samples: Sequence[Sample], root: Path) -> None:
-    check_no_leak(samples)
+    check_no_leak(samples, where=root)
     trained = {sample.label_name for sample in samples if sample.split == "train"}
     unseen = sorted({sample.label_name for sample in samples} - trained)
     if unseen:

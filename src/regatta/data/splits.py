@@ -97,7 +97,7 @@ def hold_out_groups(rows: Sequence[Row], fraction: float, seed: int, *, purpose:
     return taken
 
 
-def check_no_leak(rows: Sequence[Row]) -> None:
+def check_no_leak(rows: Sequence[Row], *, where: object = None) -> None:
     """Raise SplitLeakError, naming groups and splits, when a group stands in two or more splits."""
     seen: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -108,6 +108,7 @@ def check_no_leak(rows: Sequence[Row]) -> None:
         more = f" and {len(leaks) - 10} more" if len(leaks) > 10 else ""
         raise SplitLeakError(
             f"{len(leaks)} group(s) stand in more than one split: {'; '.join(leaks[:10])}{more}",
+            where=where,
             hint="move each group to one split; where samples of one group have nothing to do with "
             "each other, name finer groups",
         )

@@ -42,6 +42,13 @@ class StudyView:
     supervised: bool | None = False
     report: Path | None = None
     problem: str = ""
+    data: RunView | None = None
+    """The reading of the data, while it is at work."""
+
+    @property
+    def rows(self) -> tuple[RunView, ...]:
+        """What a display shows: the runs, and before them the reading of the data."""
+        return (self.data, *self.runs) if self.data else self.runs
 
     @property
     def counts(self) -> dict[str, int]:
@@ -99,7 +106,12 @@ class StudyReader:
         except RegattaError as error:
             return StudyView(name, path, problem=str(error))
         page = self.folder.report / "report.html"
-        return StudyView(name, path, runs, supervisor, supervised, page if page.is_file() else None)
+        report = page if page.is_file() else None
+        return StudyView(name, path, runs, supervisor, supervised, report, data=self._data())
+
+    def _data(self) -> RunView | None:
+        status = observed(read_status(self.folder.prepare_status))
+        return RunView("data", "", 0, status, False, False) if status.state in LIVE else None
 
     def _reread_study(self) -> None:
         if self.folder.study_yaml.is_file():

@@ -26,7 +26,7 @@ from regatta.orchestrate.run_states import (
 )
 from regatta.orchestrate.snapshot import status_of
 from regatta.records.run_folder import RunFolder, StudyFolder
-from regatta.records.status import LIVE, write_status
+from regatta.records.status import LIVE, read_status, write_status
 
 TICK_SECONDS = 0.25
 DISPLAY_SECONDS = 1.0
@@ -288,7 +288,8 @@ class Supervisor:
 
     def _after_failure(self, job: Job, ended: Ended) -> None:
         runs = [self._folder.run(run_id) for run_id in job.task.run_ids]
-        told = next((s for s in map(status_of, runs) if s.state == "failed"), None)
+        spoken = [*map(status_of, runs)] or [read_status(self._folder.prepare_status)]
+        told = next((status for status in spoken if status.state == "failed"), None)
         failure = diagnose(
             ended,
             status=told,
@@ -352,7 +353,7 @@ class Supervisor:
             self._launcher.terminate(job.task.id)
         deadline = time.monotonic() + grace
         while self._running():
-            if time.monotonic() >= deadline or self._stop._count >= 2:
+            if time.monotonic() >= deadline or self._stop.is_urgent:
                 for job in self._running():
                     self._launcher.kill(job.task.id)
             self._step()

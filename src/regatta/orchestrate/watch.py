@@ -50,16 +50,20 @@ class PlainDisplay:
         self._stream = stream
         self._said: dict[str, tuple[str, str]] = {}
         self._said_at: dict[str, float] = {}
+        self._said_text: dict[str, str] = {}
 
     def show(self, view: StudyView) -> None:
         now = time.monotonic()
-        for run in view.runs:
+        for run in view.rows:
             status, run_id = run.status, run.run_id
             is_news = self._said.get(run_id) != (status.state, status.phase)
             is_due = now - self._said_at.get(run_id, now) >= PROGRESS_SECONDS
             if is_news or (is_due and status.state == "running"):
                 self._said[run_id], self._said_at[run_id] = (status.state, status.phase), now
-                self.message(f"{run_id}: {describe(status)}")
+                text = f"{run_id}: {describe(status)}"
+                if text != self._said_text.get(run_id):
+                    self.message(text)
+                self._said_text[run_id] = text
 
     def message(self, text: str) -> None:
         try:
@@ -148,7 +152,7 @@ def _table(view: StudyView, *, width: int, rows: int) -> Table:
         caption=summary(view),
         caption_justify="left",
     )
-    shown = [_cells(run) for run in _most_telling(view.runs, rows)]
+    shown = [_cells(run) for run in _most_telling(view.rows, rows)]
     columns = _fitting_columns(shown, width)
     for name in columns:
         table.add_column("" if name == "bar" else name, no_wrap=True)

@@ -23,6 +23,13 @@ def holder(path: Path) -> ProcessId | None:
         return None
 
 
+def refuse_if_held(path: Path) -> None:
+    """Raise LeaseHeldError when another process holds the lease, alive as far as can be told."""
+    other = holder(path)
+    if other != this_process():
+        _refuse_unless_dead(other, path)
+
+
 @contextmanager
 def study_lease(path: Path) -> Iterator[None]:
     """Hold the lease at `path` for the length of the block.
@@ -50,7 +57,8 @@ def _acquire(path: Path) -> None:
                 os.link(own_file, path)
                 return
             except FileExistsError:
-                _refuse_unless_dead(path)
+                _refuse_unless_dead(holder(path), path)
+                path.unlink(missing_ok=True)
         raise LeaseHeldError("another launch of this study started at the same moment", where=path)
     except OSError as error:
         raise disk_error(error, path) from error
@@ -58,8 +66,7 @@ def _acquire(path: Path) -> None:
         own_file.unlink(missing_ok=True)
 
 
-def _refuse_unless_dead(path: Path) -> None:
-    other = holder(path)
+def _refuse_unless_dead(other: ProcessId | None, path: Path) -> None:
     if other is not None and other.is_alive() is not False:
         raise LeaseHeldError(
             f"this study is being run by process {other.pid} on {other.host}",
@@ -67,4 +74,3 @@ def _refuse_unless_dead(path: Path) -> None:
             hint="watch it with: regatta watch; stop it with: regatta stop"
             + ("" if other.is_alive() else "; if that host is gone, delete the lease file"),
         )
-    path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """The prediction store: one row per run, sample and condition, in small parquet parts.
 
-A part holds *all* conditions of its samples, because one decode of a sample serves them all; it is
-the unit that an interrupted judging resumes at. `complete.json` is written last and lists every part
+A part holds *all* conditions of its samples, as one decode of a sample serves them all; it is
+the unit that an interrupted judging resumes at. `complete.json`, written last, lists every part
 with its hash.
 
 Columns of a part (see `part_schema`): sample_id, group, condition, label, scores (float32 logits,

@@ -1,7 +1,8 @@
 """Where everything of a study lies on disk. Paths only, plus the few facts that make a folder ours.
 
 runs/<study>/
-  study.yaml  manifest.parquet  data.json  lease.json  supervisor.log
+  study.yaml  manifest.parquet  data.json  prepare.json  lease.json
+  supervisor.log  prepare.log  judge-N.log  compare.log  report.log
   runs/<run-id>/  run.json  status.json  metrics.jsonl  log.txt  training_results.json
                   checkpoints/  model/  predictions/<protocol-id>/
   results/  report/
@@ -16,8 +17,9 @@ from typing import Any
 from regatta.config.expand import RunSpec, expand_study
 from regatta.config.load import dump_study, load_study
 from regatta.config.schema import Study
-from regatta.core.errors import RecordError
+from regatta.core.errors import DiskError, ForeignFolderError, RecordError
 from regatta.core.files import ensure_writable, read_json, write_json, write_text
+from regatta.records.lease import refuse_if_held
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,11 @@ class StudyFolder:
         return self.path / "supervisor.log"
 
     @property
+    def prepare_status(self) -> Path:
+        """Status of the task that reads the data, while it works and after."""
+        return self.path / "prepare.json"
+
+    @property
     def prepare_log(self) -> Path:
         return self.path / "prepare.log"
 
@@ -116,10 +123,10 @@ class StudyFolder:
         return RunFolder(self.path / "runs" / run_id)
 
     def study(self) -> Study:
-        """The resolved study that this folder belongs to; RecordError when it is no study
+        """The resolved study that this folder belongs to; ForeignFolderError when it is no study
         folder."""
         if not self.study_yaml.is_file():
-            raise RecordError(
+            raise ForeignFolderError(
                 "this is not a study folder: it has no study.yaml",
                 where=self.path,
                 hint="name a folder under runs/, or start one with: regatta run study.yaml",
@@ -135,29 +142,37 @@ def open_study(runs_root: Path, study: Study) -> StudyFolder:
     """Create or reopen the folder of `study` and write the resolved study and each run's facts.
 
     Raises:
-        RecordError: the folder holds another study.
+        ForeignFolderError: the folder holds another study, or something else.
+        LeaseHeldError: another process is running this study; nothing was written.
         DiskError: the folder cannot be written.
     """
     folder = StudyFolder(Path(runs_root) / study.name)
-    if folder.study_yaml.is_file():
-        other = folder.study().name
-        if other != study.name:
-            raise RecordError(
-                f"this folder holds the study '{other}', not '{study.name}'",
-                where=folder.path,
-                hint="choose another --runs folder or another name: in the study file",
-            )
-    elif folder.path.exists() and any(folder.path.iterdir()):
-        raise RecordError(
-            "this folder is not empty and is not a study of ours",
-            where=folder.path,
-            hint="choose another --runs folder or another name: in the study file",
-        )
+    _check_ours(folder, study)
+    # Its workers read study.yaml when they start: other settings would break them half-way.
+    refuse_if_held(folder.lease)
     ensure_writable(folder.path)
     write_text(folder.study_yaml, dump_study(study))
     for spec in expand_study(study):
         _open_run(folder.run(spec.run_id), spec)
     return folder
+
+
+def _check_ours(folder: StudyFolder, study: Study) -> None:
+    hint = "choose another --runs folder or another name: in the study file"
+    if folder.study_yaml.is_file():
+        other = folder.study().name
+        if other != study.name:
+            raise ForeignFolderError(
+                f"this folder holds the study '{other}', not '{study.name}'",
+                where=folder.path,
+                hint=hint,
+            )
+    elif folder.path.exists() and not folder.path.is_dir():
+        raise DiskError("a file stands where the study folder goes", where=folder.path, hint=hint)
+    elif folder.path.exists() and any(folder.path.iterdir()):
+        raise ForeignFolderError(
+            "this folder is not empty and is not a study of ours", where=folder.path, hint=hint
+        )
 
 
 def _open_run(run: RunFolder, spec: RunSpec) -> None:

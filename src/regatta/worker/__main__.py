@@ -34,7 +34,8 @@ def main() -> int:
     run_ids = [name for name in arguments.runs.split(",") if name]
     # Only the first of several processes on the same runs speaks for them.
     is_first = os.environ.get("RANK", "0") == "0" and arguments.shard.startswith("1/")
-    status = StatusWriter([folder.run(name).status for name in run_ids] if is_first else [])
+    spoken_for = [folder.run(name).status for name in run_ids] or [folder.prepare_status]
+    status = StatusWriter(spoken_for if is_first else [])
     try:
         status.start(arguments.task)
         _work(arguments, folder, run_ids, stop, status)

@@ -21,14 +21,15 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
     manifest = build_manifest(
         study.data,
         cache_folder=folder.path.parent / ".scan-cache",
-        progress=lambda done, total, text: status.update(
-            {"phase": text, "step": done, "total_steps": total}
+        progress=lambda done, total, _file: status.update(
+            {"phase": "scan", "step": done, "total_steps": total}
         ),
         stop=lambda: stop.requested,
     )
     manifest, short = _settle_short_clips(folder, manifest)
     manifest.save(folder.manifest)
     write_json(folder.data_json, _data_facts(folder, manifest, short))
+    status.end(state="done", phase="")
 
 
 def _settle_short_clips(folder: StudyFolder, manifest: Manifest) -> tuple[Manifest, dict[str, int]]:
