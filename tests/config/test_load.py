@@ -51,7 +51,7 @@ def test_scientific_notation_without_a_dot_is_a_number(write):
         ("size: tiny", "sise: tiny", ["entries.1.sise", "did you mean 'size'"]),
         ("epochs: 2", "epochs: -2", ["train.epochs", "greater than or equal to 0", "-2"]),
         ("epochs: 2", "epochs: two", ["train.epochs", "two"]),
-        ("name: quick", "name: ../quick", ["name", "pattern"]),
+        ("name: quick", "name: ../quick", ["name: 1 to 64 of a-z", "../quick"]),
         ("name: slow", "name: videomae", ["entry names must differ", "videomae"]),
         ("root: videos", "root: videos, root: other", ["'root' is written twice"]),
         ("train:", "train: [", ["not valid YAML"]),

@@ -23,8 +23,8 @@ from regatta.core.errors import ConfigError, DataError
 from regatta.core.registry import ORACLES, SOURCES
 from regatta.core.seeds import stream
 from regatta.data.manifest import Sample, SampleRow
+from regatta.data.sources._generated import PEAK
 from regatta.data.sources.rotors import (
-    PEAK,
     RotorSettings,
     ideal_accuracy,
     indistinguishable_pairs,

@@ -5,186 +5,35 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from torch import nn
 
-from regatta.config.schema import EntrySection, ProtocolSection
+from regatta.config.schema import EntrySection
 from regatta.core.errors import DecodeError, StopRequested
-from regatta.core.files import read_json
 from regatta.core.signals import StopFlag
 from regatta.data.decode import probe, read_frames
-from regatta.data.manifest import Sample
 from regatta.data.transforms import normalise, resize_frames
-from regatta.data.video_files import write_video
-from regatta.evaluation.judge import JudgeCost, judge_parts
-from regatta.evaluation.part_files import (
-    PartCost,
-    finalize_predictions,
-    part_is_whole,
-    record_cost,
-    split_parts,
-    total_cost,
-    write_ceiling,
-)
 from regatta.evaluation.predict import JudgedEntry
-from regatta.evaluation.protocols import Protocol, resolve_protocol
-from regatta.models.spec import ModelSpec, resolve_model
-from regatta.records.predictions import file_hash, read_part, read_run_predictions
-
-CPU = torch.device("cpu")
-CLASSES = ["left", "right", "still"]
-
-
-def protocol(**options: Any) -> Protocol:
-    section = {"name": "temporal-grid", "options": options}
-    return resolve_protocol(ProtocolSection.model_validate(section))
-
-
-GRID = protocol(coverage=[25, 100], stride=[1, 4, 16])
-
-
-TEMPLATE = Sample(
-    sample_id="",
-    path="",
-    label=0,
-    label_name=CLASSES[0],
-    group="g",
-    split="test",
-    start_frame=0,
-    frames=1,
-    fps=20.0,
-    width=32,
-    height=24,
-    duration_seconds=1.0,
-    content_hash="",
+from regatta.models.spec import resolve_model
+from tests.evaluation.tiny_judging import (
+    GRID,
+    TEMPLATE,
+    TinyConv,
+    entry,
+    finalize,
+    hashes,
+    judge,
+    make_sample,
+    naive_scores,
+    parts_of,
+    protocol,
+    rows_of,
+    table_of,
 )
-
-
-def make_sample(folder: Path, number: int) -> Sample:
-    """A textured clip of 20 to 28 frames that moves by `number` pixels per frame."""
-    frames = 20 + 4 * (number % 3)
-    texture = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    images = np.stack([np.roll(texture, number * k, axis=1) for k in range(frames)])
-    suffix, codec = ("avi", "mpeg4") if number % 2 else ("mp4", "libx264")
-    path = write_video(folder / f"clip{number:02d}.{suffix}", images, fps=20, codec=codec)
-    return replace(
-        TEMPLATE,
-        sample_id=path.name,
-        path=str(path),
-        label=number % 3,
-        label_name=CLASSES[number % 3],
-        group=f"g{number // 2}",
-        frames=frames,
-        content_hash=sha256(path.read_bytes()).hexdigest(),
-    )
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    folder = tmp_path_factory.mktemp("videos")
-    return [make_sample(folder, number) for number in range(7)]
-
-
-class TinyConv(nn.Module):
-    """A convolution over space and time, a mean and a linear head."""
-
-    def __init__(self, classes: int = 3) -> None:
-        super().__init__()
-        self.conv = nn.Conv3d(3, 6, 3, padding=1)
-        self.head = nn.Linear(6, classes)
-        self.clips = 0
-
-    def forward(self, video: torch.Tensor) -> torch.Tensor:
-        self.clips += len(video)
-        return self.head(self.conv(video.transpose(1, 2)).relu().mean((2, 3, 4)))
-
-
-def entry(
-    root: Path,
-    run_id: str,
-    *,
-    frames: int = 4,
-    image_size: int = 12,
-    module: nn.Module | None = None,
-    **changes: Any,
-) -> JudgedEntry:
-    torch.manual_seed(len(run_id))
-    spec = ModelSpec(
-        name="tiny",
-        frames=frames,
-        image_size=image_size,
-        mean=(0.4, 0.5, 0.6),
-        std=(0.2, 0.25, 0.3),
-        resize="crop",
-        default_checkpoint=None,
-        build=TinyConv,
-        head_prefixes=("head.",),
-        config={},
-    )
-    return JudgedEntry(run_id, (module or TinyConv()).eval(), spec, root / run_id, **changes)
-
-
-def judge(
-    entries: list[JudgedEntry], samples: list[Sample], design: Protocol = GRID, **changes: Any
-) -> JudgeCost:
-    settings: dict[str, Any] = {"batch_size": 4, "part_samples": 3, "device": CPU}
-    return judge_parts(entries, samples, design, **{**settings, **changes})
-
-
-def naive_scores(
-    judged: JudgedEntry, samples: list[Sample], design: Protocol, batch_size: int
-) -> dict[tuple[str, str], np.ndarray]:
-    """Open, decode, resize and run every clip of every condition alone."""
-    scores = {}
-    spec = judged.spec
-    for sample in samples:
-        for condition in design.conditions:
-            plan = design.plan(
-                sample.frames, sample.fps, condition, spec.frames, sample_id=sample.sample_id
-            )
-            images = torch.from_numpy(read_frames(sample.path, plan.indices).images)
-            clip = resize_frames(images, size=spec.image_size, resize=spec.resize)
-            batch = normalise(clip.expand(batch_size, *clip.shape), spec.mean, spec.std)
-            with torch.inference_mode():
-                scores[sample.sample_id, condition.id] = judged.module(batch)[0].numpy()
-    return scores
-
-
-def parts_of(folder: Path) -> list[Path]:
-    return sorted(folder.glob("part-*.parquet"))
-
-
-def table_of(folder: Path) -> tuple[pd.DataFrame, np.ndarray]:
-    tables, scores = zip(*(read_part(path) for path in parts_of(folder)), strict=True)
-    return pd.concat(tables, ignore_index=True), np.concatenate(scores)
-
-
-def rows_of(table: pd.DataFrame) -> list[dict[Any, Any]]:
-    return table.to_dict("records")
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {path.name: file_hash(path) for path in parts_of(folder)}
-
-
-def finalize(judged: JudgedEntry, samples: list[Sample], design: Protocol = GRID) -> bool:
-    return finalize_predictions(
-        judged.folder,
-        samples=samples,
-        conditions=design.conditions,
-        part_samples=3,
-        classes=CLASSES,
-        fingerprint=judged.fingerprint,
-    )
 
 
 @pytest.mark.parametrize("decode_threads", [0, 1, 3])
@@ -301,111 +150,6 @@ def test_entries_judged_together_or_alone_get_the_same_parts(samples, tmp_path):
         assert hashes(judged.folder) == hashes(tmp_path / "t" / run_id)
 
 
-@pytest.mark.parametrize("shards", [1, 2, 3])
-def test_shards_give_the_parts_of_one_process_and_every_sample_once(samples, tmp_path, shards):
-    whole = entry(tmp_path / "whole", "a")
-    judge([whole], samples)
-    sharded = entry(tmp_path / "sharded", "a")
-    for index in range(shards):
-        assert not finalize(sharded, samples)
-        judge([sharded], samples, shard=(index, shards))
-    assert finalize(sharded, samples)
-    assert hashes(sharded.folder) == hashes(whole.folder)
-    found = read_run_predictions(sharded.folder, run_id="a", entry="a", seed=0)
-    assert found.sample_ids.tolist() == sorted(sample.sample_id for sample in samples)
-    assert found.scores.shape == (6, 7, 3)
-    assert found.cost["samples"] == 7
-    assert found.cost["parts_measured"] == 3
-
-
-def test_shards_that_start_together_over_stale_parts_lose_nothing(samples, tmp_path):
-    wanted = entry(tmp_path / "whole", "a", fingerprint={"weights": 0})
-    judge([wanted], samples)
-    for weights in range(1, 5):
-        # Made here, because threads would draw their weights from one generator at a time.
-        shards = [entry(tmp_path, "a", fingerprint={"weights": weights}) for _ in range(3)]
-        with ThreadPoolExecutor(3) as pool:
-            # The parts of the round before are stale for all three at once.
-            done = [
-                pool.submit(judge, [judged], samples, shard=(index, 3))
-                for index, judged in enumerate(shards)
-            ]
-            assert sum(future.result().parts_done for future in done) == 3
-        assert finalize(shards[0], samples)
-        assert hashes(shards[0].folder) == hashes(wanted.folder)
-
-
-def test_a_deleted_part_alone_is_judged_again(samples, tmp_path):
-    modules = [TinyConv(), TinyConv()]
-    first, second = (
-        entry(tmp_path, name, module=module)
-        for name, module in zip(("a", "bb"), modules, strict=True)
-    )
-    judge([first, second], samples)
-    before, stamps = hashes(first.folder), [p.stat().st_mtime_ns for p in parts_of(second.folder)]
-    kept = parts_of(first.folder)[2].stat().st_mtime_ns
-    parts_of(first.folder)[1].unlink()
-    counts = [module.clips for module in modules]
-    cost = judge([first, second], samples)
-    assert (cost.parts_done, cost.parts_kept, cost.samples) == (1, 2, 3)
-    assert hashes(first.folder) == before
-    assert parts_of(first.folder)[2].stat().st_mtime_ns == kept
-    # The entry that lacked nothing was not run.
-    assert modules[0].clips > counts[0]
-    assert modules[1].clips == counts[1]
-    assert [p.stat().st_mtime_ns for p in parts_of(second.folder)] == stamps
-
-
-def test_a_damaged_part_is_judged_again(samples, tmp_path):
-    judged = entry(tmp_path, "a")
-    judge([judged], samples)
-    before = hashes(judged.folder)
-    broken = parts_of(judged.folder)[0]
-    broken.write_bytes(broken.read_bytes()[:-40])
-    assert not finalize(judged, samples)
-    assert judge([judged], samples).parts_done == 1
-    assert hashes(judged.folder) == before
-    assert finalize(judged, samples)
-
-
-def test_judging_twice_does_nothing_the_second_time(samples, tmp_path):
-    module = TinyConv()
-    judged = entry(tmp_path, "a", module=module)
-    judge([judged], samples)
-    assert finalize(judged, samples)
-    marker = read_json(judged.folder / "complete.json")
-    clips = module.clips
-    cost = judge([judged], samples)
-    assert finalize(judged, samples)
-    assert (cost.parts_done, cost.parts_kept, module.clips) == (0, 3, clips)
-    assert read_json(judged.folder / "complete.json") == marker
-
-
-@pytest.mark.parametrize("change", ["samples", "protocol", "weights"])
-def test_parts_of_another_judging_never_mix_in(samples, tmp_path, change):
-    before = entry(tmp_path, "a", fingerprint={"weights": 1})
-    judge([before], samples)
-    assert finalize(before, samples)
-    (before.folder / "ceiling.json").write_text("{}")
-    chosen, design, weights = samples, GRID, 1
-    if change == "samples":
-        chosen = samples[:4]
-    elif change == "protocol":
-        design = protocol(coverage=[25, 100], stride=[1, 4])
-    else:
-        weights = 2
-    again = entry(tmp_path, "a", fingerprint={"weights": weights})
-    assert not finalize(again, chosen, design)
-    cost = judge([again], chosen, design)
-    assert cost.parts_kept == 0
-    assert not (again.folder / "ceiling.json").exists()
-    assert finalize(again, chosen, design)
-    found = read_run_predictions(again.folder, run_id="a", entry="a", seed=0)
-    assert len(found.sample_ids) == len(chosen)
-    assert [c.id for c in found.conditions] == [c.id for c in design.conditions]
-    assert found.fingerprint == {"weights": weights}
-
-
 def test_a_stop_keeps_finished_parts_and_the_rest_follows(samples, tmp_path):
     stop = StopFlag()
     steps: list[int] = []
@@ -516,56 +260,3 @@ def test_decoded_pictures_live_only_in_the_reading_threads(samples, tmp_path, mo
     # One in each of two threads, and one being handed over.
     assert max(counts) <= 3
     assert not living
-
-
-def test_cost_is_measured_apart_and_shared_seconds_are_divided(samples, tmp_path):
-    entries = [entry(tmp_path, "a"), entry(tmp_path, "bb", frames=8)]
-    cost = judge(entries, samples)
-    assert cost.decode_seconds > 0
-    assert cost.preprocess_seconds > 0
-    totals = [total_cost(judged.folder) for judged in entries]
-    for judged, total in zip(entries, totals, strict=True):
-        assert total["samples"] == 7
-        assert total["clips"] == 7 * 6
-        assert total["shared_by"] == 2
-        assert total["forward_seconds"] == pytest.approx(cost.forward_seconds[judged.run_id])
-    for name in ("decode_seconds", "preprocess_seconds"):
-        assert sum(total[name] for total in totals) == pytest.approx(getattr(cost, name))
-    assert sum(total["wall_seconds"] for total in totals) <= cost.wall_seconds
-    assert sum(total["distinct_clips"] for total in totals) == cost.distinct_clips
-
-
-def test_a_part_judged_again_is_charged_once(tmp_path):
-    cost = PartCost(3, 18, 15, 1.0, 2.0, 3.0, 4.0, 1)
-    record_cost(tmp_path, (0, 2), 0, cost)
-    record_cost(tmp_path, (0, 2), 0, replace(cost, forward_seconds=5.0))
-    record_cost(tmp_path, (1, 2), 1, cost)
-    total = total_cost(tmp_path)
-    assert total["parts_measured"] == 2
-    assert total["forward_seconds"] == 8.0
-    assert total["samples"] == 6
-
-
-def test_a_part_counts_only_with_exactly_its_rows(samples, tmp_path):
-    judged = entry(tmp_path, "a")
-    judge([judged], samples)
-    parts = split_parts(samples, 3)
-    assert part_is_whole(judged.folder, 0, parts[0], GRID.conditions)
-    assert not part_is_whole(judged.folder, 0, parts[1], GRID.conditions)
-    assert not part_is_whole(judged.folder, 0, parts[0], GRID.conditions[:-1])
-    assert not part_is_whole(judged.folder, 0, parts[0][:-1], GRID.conditions)
-    assert not part_is_whole(judged.folder, 0, parts[0] + parts[1][:1], GRID.conditions)
-    assert not part_is_whole(judged.folder, 7, parts[0], GRID.conditions)
-
-
-def test_ceiling_is_the_mean_chance_of_the_ideal_reader(samples, tmp_path):
-    def oracle(sample: Sample, indices: Any, *, bonus: float) -> float:
-        return bonus + (len(set(indices)) == 4 and sample.label == 0)
-
-    ceiling = write_ceiling(
-        tmp_path, samples, GRID, model_frames=4, oracle=oracle, options={"bonus": 0.25}
-    )
-    # Of 20 to 28 frames, 25 % at stride 16 leave one frame and 100 % at stride 1 all four.
-    assert ceiling["c25s16"] == 0.25
-    assert ceiling["c100s1"] == pytest.approx(0.25 + 3 / 7)
-    assert read_json(tmp_path / "ceiling.json") == ceiling

@@ -10,6 +10,8 @@ from typing import Any
 import typer
 
 from regatta.cli.arguments import RUNS, AsJson, Overrides, Runs, StudyFile
+from regatta.config.schema import Study
+from regatta.core.errors import ConfigError
 
 
 def check(
@@ -18,18 +20,15 @@ def check(
     """Validate a study file and show its runs, devices and space; starts nothing, writes
     nothing."""
     from regatta.config.load import dump_study, load_study
-    from regatta.config.schema import Study
-    from regatta.core.errors import ConfigError
-    from regatta.core.registry import SOURCES
+    from regatta.orchestrate.plan import plan_study
+    from regatta.records.run_folder import StudyFolder, check_ours
 
-    study: Study = load_study(study_file, overrides)
-    root = Path(study.data.root) if study.data.root else None
-    if root is not None and not root.exists() and not SOURCES.listed[study.data.source].generates:
-        raise ConfigError(
-            "the data folder does not exist",
-            where=root.absolute(),
-            hint="set data.root in the study file, or --set data.root=/path/to/videos",
-        )
+    study = load_study(study_file, overrides)
+    _check_data_folder(study)
+    _check_checkpoint_folders(study)
+    folder = StudyFolder(runs / study.name)
+    check_ours(folder, study)
+    plan_study(folder, study)
     facts = _facts(study, runs)
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
@@ -43,16 +42,46 @@ def check(
     typer.echo(f"folder: {facts['folder']} ({facts['free_gib']:.0f} GiB free)")
 
 
+def _check_data_folder(study: Study) -> None:
+    """ConfigError unless the folder that the source would read is there."""
+    from regatta.core.registry import SOURCES
+
+    listed = SOURCES.listed.get(study.data.source)
+    if listed is None or listed.generates:
+        return
+    root = Path(study.data.root or Path("data") / study.data.source)
+    if not root.is_dir():
+        problem = "is a file, not a folder" if root.exists() else "does not exist"
+        raise ConfigError(
+            f"the data folder {problem}",
+            where=root.absolute(),
+            hint="set data.root in the study file, or --set data.root=/path/to/videos",
+        )
+
+
+def _check_checkpoint_folders(study: Study) -> None:
+    """ConfigError for a checkpoint that can only be a folder and is none; hub ids are not asked
+    for."""
+    for entry in study.entries:
+        folder = Path(entry.checkpoint).expanduser()
+        if entry.checkpoint.startswith(("/", "./", "../", "~")) and not folder.is_dir():
+            raise ConfigError(
+                "there is no such checkpoint folder",
+                where=f"entries.{entry.name}.checkpoint: {folder.absolute()}",
+                hint="name a folder with model.safetensors and config.json, a hub id "
+                "`org/name@revision`, or none",
+            )
+
+
 def _facts(study: Any, runs: Path) -> dict[str, Any]:
     from regatta.config.expand import expand_study, protocol_id
+    from regatta.core.files import existing_parent
     from regatta.orchestrate.devices import find_slots
     from regatta.records.run_folder import StudyFolder
 
     folder = StudyFolder(runs / study.name)
     protocol = protocol_id(study.protocol)
-    place = folder.path.absolute()
-    while not place.exists():
-        place = place.parent
+    place = existing_parent(folder.path)
     return {
         "study": study.name,
         "runs": [

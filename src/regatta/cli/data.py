@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,6 +60,16 @@ def make(
 ) -> None:
     """Generate a data set (rotors, trajectories) as real video files; again = finish what is
     missing."""
+    from regatta.core.errors import ConfigError
+    from regatta.core.registry import SOURCES
+
+    SOURCES.check(source)
+    if not SOURCES.listed[source].generates:
+        makers = ", ".join(name for name, listed in SOURCES.listed.items() if listed.generates)
+        raise ConfigError(
+            f"the source '{source}' reads files and makes none",
+            hint=f"sources that make files: {makers}; to look at files: regatta data check",
+        )
     facts = _facts(_scan(source, root, 1, overrides, runs, as_json))
     if as_json:
         import json
@@ -135,11 +146,16 @@ def _facts(scanned: tuple[Any, str]) -> dict[str, Any]:
         },
         "fps": sorted({round(s.fps, 3) for s in samples}),
         "sizes": sorted({f"{s.width}x{s.height}" for s in samples}),
-        "damaged": [{"path": d.path, "reason": d.reason} for d in manifest.dropped],
+        "damaged": _listed(d for d in manifest.dropped if d.is_damage),
+        "left_out": _listed(d for d in manifest.dropped if not d.is_damage),
         "notes": list(manifest.notes),
         "policy": policy,
         "hash": manifest.hash(),
     }
+
+
+def _listed(dropped: Iterable[Any]) -> list[dict[str, str]]:
+    return [{"path": item.path, "reason": item.reason} for item in dropped]
 
 
 def _print(facts: dict[str, Any]) -> None:
@@ -156,6 +172,8 @@ def _print(facts: dict[str, Any]) -> None:
     )
     for note in facts["notes"]:
         typer.echo(f"  note: {note}")
+    for item in facts["left_out"]:
+        typer.echo(f"  left out: {item['path']}: {item['reason']}")
     for damaged in facts["damaged"]:
         typer.echo(f"  damaged: {damaged['path']}: {damaged['reason']}")
     if facts["damaged"]:

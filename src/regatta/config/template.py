@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
@@ -10,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from regatta.config.schema import Study
 
+LINE = 96
 HEADER = """\
 # A Regatta study: one data set, the models to enter, one recipe, one way of judging.
 #   regatta check {name}.yaml      what would run, and what is wrong with it
@@ -42,7 +44,8 @@ def study_template(name: str) -> str:
 
 
 def _field(key: str, field: FieldInfo, given: Any, indent: str) -> list[str]:
-    comment = [f"{indent}# {field.description}"] if field.description else []
+    # A description may be several lines long, and each needs its own mark.
+    comment = [f"{indent}# {line}" for line in wrap(field.description or "", LINE - len(indent))]
     choices = (
         f"   # {' | '.join(map(str, get_args(field.annotation)))}" if _is_choice(field) else ""
     )

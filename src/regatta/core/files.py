@@ -54,7 +54,7 @@ def _discard(temporary: Path) -> None:
 def disk_error(error: OSError, path: Path) -> DiskError:
     """The named error for a failed write, with what the disk has left."""
     if error.errno == errno.ENOSPC:
-        free = shutil.disk_usage(_existing_parent(path)).free
+        free = shutil.disk_usage(existing_parent(path)).free
         return DiskError(
             f"disk full: {free / 2**20:.0f} MiB left",
             where=path,
@@ -189,7 +189,8 @@ def ensure_writable(folder: Path) -> None:
         raise disk_error(error, folder) from error
 
 
-def _existing_parent(path: Path) -> Path:
+def existing_parent(path: Path) -> Path:
+    """The nearest folder, or file in the way, that is there at or above `path`."""
     path = Path(path).absolute()
     while not path.exists():
         path = path.parent

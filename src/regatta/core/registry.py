@@ -38,7 +38,9 @@ def unknown_name(
     close = nearest(name, names)
     hint = f"did you mean '{close}'? " if close else ""
     return UnknownNameError(
-        f"there is no {kind} named '{name}'", where=where, hint=f"{hint}known: {', '.join(names) or 'none'}"
+        f"there is no {kind} named '{name}'",
+        where=where,
+        hint=f"{hint}known: {', '.join(names) or 'none'}",
     )
 
 

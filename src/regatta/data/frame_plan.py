@@ -196,9 +196,7 @@ def plan_training_clip(
             clip stays at its end. Moving each frame on its own would blur the sampling rate, and
             with it every motion near the critical one. None = no move.
     """
-    indices = plan_frames(
-        total_frames, 1.0, PlanCondition(stride_frames=1), model_frames
-    ).indices
+    indices = plan_frames(total_frames, 1.0, PlanCondition(stride_frames=1), model_frames).indices
     if rng is None or total_frames <= model_frames or model_frames == 1:
         return indices
     reach = (total_frames - 1) // (2 * (model_frames - 1))

@@ -25,5 +25,5 @@ def check_same_conditions(fingerprints: dict[str, dict[str, Any]]) -> None:
                 raise RecordError(
                     f"these runs were not judged under the same conditions: '{key}' differs",
                     where=f"{first_id}: {first.get(key)!r} against {run_id}: {other.get(key)!r}",
-                    hint="judge both again with: regatta evaluate <study file>",
+                    hint="start the older ones over: regatta run <study file> --restart RUN_ID",
                 )

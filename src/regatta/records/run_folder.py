@@ -3,7 +3,8 @@
 runs/<study>/
   study.yaml  manifest.parquet  data.json  prepare.json  lease.json
   supervisor.log  prepare.log  judge-N.log  compare.log  report.log
-  runs/<run-id>/  run.json  status.json  metrics.jsonl  log.txt  training_results.json
+  runs/<run-id>/  run.json  inputs.json  status.json  metrics.jsonl  log.txt
+                  training_results.json
                   checkpoints/  model/  predictions/<protocol-id>/
   results/  report/
 """
@@ -18,7 +19,13 @@ from regatta.config.expand import RunSpec, expand_study
 from regatta.config.load import dump_study, load_study
 from regatta.config.schema import Study
 from regatta.core.errors import DiskError, ForeignFolderError, RecordError
-from regatta.core.files import ensure_writable, read_json, write_json, write_text
+from regatta.core.files import (
+    ensure_writable,
+    existing_parent,
+    read_json,
+    write_json,
+    write_text,
+)
 from regatta.records.lease import refuse_if_held
 
 
@@ -55,6 +62,11 @@ class RunFolder:
     @property
     def model(self) -> Path:
         return self.path / "model"
+
+    @property
+    def inputs(self) -> Path:
+        """Hash of the manifest that the run began with."""
+        return self.path / "inputs.json"
 
     @property
     def training_results(self) -> Path:
@@ -147,7 +159,7 @@ def open_study(runs_root: Path, study: Study) -> StudyFolder:
         DiskError: the folder cannot be written.
     """
     folder = StudyFolder(Path(runs_root) / study.name)
-    _check_ours(folder, study)
+    check_ours(folder, study)
     # Its workers read study.yaml when they start: other settings would break them half-way.
     refuse_if_held(folder.lease)
     ensure_writable(folder.path)
@@ -157,7 +169,13 @@ def open_study(runs_root: Path, study: Study) -> StudyFolder:
     return folder
 
 
-def _check_ours(folder: StudyFolder, study: Study) -> None:
+def check_ours(folder: StudyFolder, study: Study) -> None:
+    """Refuse a place where `study` cannot have its folder; writes nothing.
+
+    Raises:
+        ForeignFolderError: another study, or something else, is there.
+        DiskError: a file is in the way.
+    """
     hint = "choose another --runs folder or another name: in the study file"
     if folder.study_yaml.is_file():
         other = folder.study().name
@@ -167,9 +185,11 @@ def _check_ours(folder: StudyFolder, study: Study) -> None:
                 where=folder.path,
                 hint=hint,
             )
-    elif folder.path.exists() and not folder.path.is_dir():
-        raise DiskError("a file stands where the study folder goes", where=folder.path, hint=hint)
-    elif folder.path.exists() and any(folder.path.iterdir()):
+        return
+    place = existing_parent(folder.path)
+    if not place.is_dir():
+        raise DiskError("a file stands where a folder is needed", where=place, hint=hint)
+    if place == folder.path.absolute() and any(folder.path.iterdir()):
         raise ForeignFolderError(
             "this folder is not empty and is not a study of ours", where=folder.path, hint=hint
         )

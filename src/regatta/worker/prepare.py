@@ -5,19 +5,27 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
+from regatta.config.schema import Study
 from regatta.core.errors import DataError
 from regatta.core.files import write_json
 from regatta.core.signals import StopFlag
 from regatta.data.manifest import Dropped, Manifest
 from regatta.data.scan import build_manifest
-from regatta.models.spec import make_spec
 from regatta.records.run_folder import StudyFolder
 from regatta.worker.status_writer import StatusWriter
+from regatta.worker.study_checks import (
+    check_begun_runs,
+    check_entries,
+    check_judging,
+    check_splits,
+)
 
 
 def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
     """Generate or scan the data set; write `manifest.parquet` and `data.json`."""
     study = folder.study()
+    needed_frames = check_entries(study)
+    check_judging(study)
     manifest = build_manifest(
         study.data,
         cache_folder=folder.path.parent / ".scan-cache",
@@ -26,20 +34,19 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
         ),
         stop=lambda: stop.requested,
     )
-    manifest, short = _settle_short_clips(folder, manifest)
+    manifest, short = _settle_short_clips(study, manifest, needed_frames)
+    check_splits(study, manifest)
+    check_begun_runs(folder, manifest)
     manifest.save(folder.manifest)
     write_json(folder.data_json, _data_facts(folder, manifest, short))
     status.end(state="done", phase="")
 
 
-def _settle_short_clips(folder: StudyFolder, manifest: Manifest) -> tuple[Manifest, dict[str, int]]:
+def _settle_short_clips(
+    study: Study, manifest: Manifest, needed: dict[str, int]
+) -> tuple[Manifest, dict[str, int]]:
     """Apply `data.short`: count clips with fewer frames than a model takes; drop them for all
     entries or fail."""
-    study = folder.study()
-    needed = {
-        entry.name: make_spec(entry.model, entry.size, entry.options).frames
-        for entry in study.entries
-    }
     short = {
         name: sum(sample.frames < frames for sample in manifest.samples)
         for name, frames in needed.items()

@@ -109,7 +109,7 @@ def _loader(
 
 def _check_same_data(run: RunFolder, manifest: Manifest) -> None:
     """Refuse to go on with a run on other data than it began with: its result would be neither."""
-    record, found = run.path / "inputs.json", manifest.hash()
+    record, found = run.inputs, manifest.hash()
     if not record.is_file():
         write_json(record, {"manifest_hash": found})
         return

@@ -27,7 +27,7 @@ from regatta.core.registry import SOURCES
 from regatta.core.seeds import stream
 from regatta.data.manifest import SampleRow, SplitName
 from regatta.data.sources import only_split_one
-from regatta.data.sources.rotors import (
+from regatta.data.sources._generated import (
     ENCODERS,
     Codec,
     draw_blob,

@@ -1,0 +1,86 @@
+"""What would end a study late, found early: before the scan, and before the first training."""
+
+from __future__ import annotations
+
+from regatta.config.schema import Study
+from regatta.core.errors import ConfigError, DataError
+from regatta.core.files import read_json
+from regatta.core.registry import nearest
+from regatta.data.manifest import Manifest
+from regatta.evaluation.protocols import resolve_protocol
+from regatta.models.hub import HUB_ID, checkpoint_folder
+from regatta.models.spec import check_default_checkpoint, make_spec
+from regatta.records.run_folder import StudyFolder
+
+
+def check_entries(study: Study) -> dict[str, int]:
+    """Entry -> frames of its clips; every option and checkpoint name is checked on the way.
+
+    A hub id is not asked for here: that may take a network, and its run says so.
+
+    Raises:
+        ConfigError: a wrong option, or no published checkpoint for this size.
+        WeightsError: a checkpoint that is neither a folder nor a hub id.
+    """
+    frames = {}
+    for entry in study.entries:
+        where = f"entries.{entry.name}"
+        spec = make_spec(entry.model, entry.size, entry.options, where=where)
+        if entry.checkpoint == "default":
+            check_default_checkpoint(spec, where=where)
+        elif entry.checkpoint != "none" and not HUB_ID.fullmatch(entry.checkpoint):
+            checkpoint_folder(entry.checkpoint)
+        frames[entry.name] = spec.frames
+    return frames
+
+
+def check_judging(study: Study) -> None:
+    """ConfigError when the protocol refuses its options, or has no such headline condition."""
+    ids = [condition.id for condition in resolve_protocol(study.protocol).conditions]
+    wanted = study.compare.condition
+    if wanted != "reference" and wanted not in ids:
+        close = nearest(wanted, ids)
+        guess = f"did you mean '{close}'? " if close else ""
+        raise ConfigError(
+            f"the protocol has no condition '{wanted}'",
+            where="compare.condition",
+            hint=f"{guess}reference, or one of: {', '.join(ids)}",
+        )
+
+
+def check_begun_runs(folder: StudyFolder, manifest: Manifest) -> None:
+    """DataError when runs of this study began on other data: one table cannot hold both.
+
+    So it is when files were changed, or when `data.short: drop` meets an entry with longer clips.
+    """
+    found = manifest.hash()
+    records = {spec.run_id: run.inputs for spec, run in folder.runs() if run.inputs.is_file()}
+    stale = [name for name, path in records.items() if read_json(path)["manifest_hash"] != found]
+    if stale:
+        raise DataError(
+            f"{len(stale)} run(s) of this study began on other data: {', '.join(stale)}",
+            where=folder.path,
+            hint="bring the old data back, give the study another name, or train them anew: "
+            + " ".join(f"--restart {name}" for name in stale),
+        )
+
+
+def check_splits(study: Study, manifest: Manifest) -> None:
+    """DataError when a split that the study needs is empty, or a class is left without training."""
+    trained = {sample.label_name for sample in manifest.split("train")}
+    untrained = sorted(set(manifest.classes) - trained)
+    if untrained:
+        raise DataError(
+            f"{len(untrained)} class(es) have no training sample left: {', '.join(untrained[:10])}",
+            where="data.short" if study.data.short == "drop" else None,
+            hint="add training samples of these classes, or set data.short: pad",
+        )
+    for split in dict.fromkeys(("validation", study.protocol.split)):
+        if not manifest.split(split):
+            raise DataError(
+                f"the {split} split has no sample",
+                where=study.data.root,
+                hint="give the data set a test split, or judge with protocol.split: validation"
+                if split == "test"
+                else "add samples to it, or set data.short: pad",
+            )
