@@ -22,7 +22,14 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from regatta.core.errors import DecodeError, MissingExtraError
-from regatta.data.video_stream import Decoded, Video, decode_stream, open_video, orientation_of
+from regatta.data.video_stream import (
+    Decoded,
+    Orientation,
+    Video,
+    decode_stream,
+    open_video,
+    orientation_of,
+)
 
 MAX_READ_BYTES = 8 << 30
 
@@ -189,13 +196,19 @@ def _read_with_pyav(path: Path, wanted: list[int]) -> Frames:
     # One reformatter, one thread: a new one per frame, or more threads, costs two to four times.
     reformatter, count = VideoReformatter(), 0
     images, stamps = None, np.empty(len(wanted))
+    turn: Orientation | None = None
+    turned_by = 0
     with open_video(path) as video:
         for item in decode_stream(video):
             count = item.ordinal + 1
             if item.ordinal not in places:
                 continue
             rgb = reformatter.reformat(item.frame, format="rgb24", threads=1).to_ndarray()
-            image = orientation_of(item.frame, path).apply(rgb)
+            # Not for every frame: reading side data ties a frame into a cycle that keeps its
+            # picture in memory until the next garbage collection.
+            if turn is None or item.frame.rotation != turned_by:
+                turn, turned_by = orientation_of(item.frame, path), item.frame.rotation
+            image = turn.apply(rgb)
             if images is None:
                 _check_read_size(len(wanted), image.shape, path)
                 images = np.empty((len(wanted), *image.shape), np.uint8)

@@ -17,11 +17,16 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from regatta.core.errors import RegattaError, StopRequested
+from regatta.core.errors import ConfigError, DeviceError, RegattaError, StopRequested
+from regatta.core.registry import unknown_name
 from regatta.core.signals import StopFlag
 from regatta.records.run_folder import StudyFolder
 from regatta.worker.status_writer import StatusWriter
+
+if TYPE_CHECKING:
+    import torch
 
 
 def main() -> int:
@@ -32,8 +37,14 @@ def main() -> int:
     stop = StopFlag().install()
     folder = StudyFolder(arguments.study)
     run_ids = [name for name in arguments.runs.split(",") if name]
+    try:
+        # Before any status is written: that would make a folder out of a slip of the pen.
+        _check_names(arguments, folder, run_ids)
+    except RegattaError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
     # Only the first of several processes on the same runs speaks for them.
-    is_first = os.environ.get("RANK", "0") == "0" and arguments.shard.startswith("1/")
+    is_first = os.environ.get("RANK", "0") == "0" and arguments.shard[0] == 1
     spoken_for = [folder.run(name).status for name in run_ids] or [folder.prepare_status]
     status = StatusWriter(spoken_for if is_first else [])
     try:
@@ -71,10 +82,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("task", choices=("prepare", "train", "judge"))
     parser.add_argument("--study", type=Path, required=True, help="folder of the study")
     parser.add_argument("--runs", "--run", default="", help="run ids, separated by commas")
-    parser.add_argument("--shard", default="1/1", help="which share of the samples to judge, I/N")
+    parser.add_argument(
+        "--shard", type=_shard, default="1/1", help="which share of the samples to judge, I/N"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     return parser
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not I/N with 1 <= I <= N")
+    return int(number), int(count)
+
+
+def _check_names(arguments: argparse.Namespace, folder: StudyFolder, run_ids: list[str]) -> None:
+    """ForeignFolderError for no study, ConfigError for no run, UnknownNameError for a wrong one."""
+    known = [spec.run_id for spec, _ in folder.runs()]
+    if arguments.task != "prepare" and not run_ids:
+        raise ConfigError("no run is named", hint=f"--runs {','.join(known)}")
+    for run_id in run_ids:
+        if run_id not in known:
+            raise unknown_name("run", run_id, known, where=folder.study_yaml)
 
 
 def _work(
@@ -92,7 +122,7 @@ def _work(
     import torch
 
     torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
+    device = _device(arguments.device)
     if arguments.task == "train":
         from regatta.worker.train import train
 
@@ -100,7 +130,7 @@ def _work(
         return
     from regatta.worker.judge import judge
 
-    number, count = (int(part) for part in arguments.shard.split("/"))
+    number, count = arguments.shard
     judge(
         folder,
         run_ids,
@@ -110,6 +140,22 @@ def _work(
         stop=stop,
         status=status,
     )
+
+
+def _device(name: str) -> torch.device:
+    """DeviceError unless torch can compute there."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"there is no device '{name}'", hint="cpu, or cuda:0") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"there is no device '{name}': torch sees {torch.cuda.device_count()} GPUs",
+            hint="set launch.device: cpu, or look at: regatta doctor",
+        )
+    return device
 
 
 if __name__ == "__main__":

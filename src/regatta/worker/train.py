@@ -10,7 +10,7 @@ from regatta.core.errors import RecordError, RunError
 from regatta.core.files import read_json, write_json
 from regatta.core.signals import StopFlag
 from regatta.data.loader import ClipLoader
-from regatta.data.manifest import Manifest, Sample
+from regatta.data.manifest import Manifest
 from regatta.models.spec import ModelSpec, resolve_model
 from regatta.models.weights import load_checkpoint
 from regatta.records.run_folder import RunFolder, StudyFolder
@@ -64,10 +64,8 @@ def _train(
         module=module,
         spec=model_spec,
         train=recipe,
-        train_loader=_loader(study, run_spec, model_spec, manifest.split("train"), ranks),
-        validation=_loader(
-            study, run_spec, model_spec, manifest.split("validation"), ranks, augment=False
-        ),
+        train_loader=_loader("train", study, run_spec, model_spec, manifest, ranks),
+        validation=_loader("validation", study, run_spec, model_spec, manifest, ranks),
         folder=run,
         device=ranks.device,
         seed=run_spec.seed,
@@ -79,16 +77,17 @@ def _train(
 
 
 def _loader(
+    split: str,
     study: Study,
     run_spec: RunSpec,
     model_spec: ModelSpec,
-    samples: list[Sample],
+    manifest: Manifest,
     ranks: Ranks,
-    *,
-    augment: bool = True,
 ) -> ClipLoader:
-    """Training clips, or with `augment` off the fixed clips that validation scores."""
-    recipe = run_spec.train
+    """Clips of one split: augmented ones for training, the fixed ones that validation scores."""
+    recipe, samples = run_spec.train, manifest.split(split)
+    # Both loaders live at once: they share the limit by their number of samples.
+    beside = sum(sample.split in ("train", "validation") for sample in manifest.samples)
     return ClipLoader(
         samples,
         frames=model_spec.frames,
@@ -96,13 +95,13 @@ def _loader(
         resize=model_spec.resize,
         batch_size=recipe.batch_size,
         seed=run_spec.seed,
-        augment=recipe.augment if augment else "none",
+        augment=recipe.augment if split == "train" else "none",
         flip=recipe.flip,
         crop_scale_min=recipe.crop_scale_min,
         rank=ranks.rank,
         world=ranks.world,
         threads=recipe.loader_threads,
-        cache_bytes=int(recipe.frame_cache_gib * 2**30),
+        cache_bytes=int(recipe.frame_cache_gib * 2**30 * len(samples) / max(1, beside)),
         decoder=study.data.decoder,
     )
 
