@@ -49,9 +49,9 @@ def write_study(folder: Path, data_root: Path) -> Path:
     return path
 
 
-def launch(cwd: Path) -> subprocess.Popen[str]:
+def launch(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "regatta", "run", "tiny.yaml"],
+        [sys.executable, "-m", "regatta", "run", "tiny.yaml", *arguments],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -278,3 +278,20 @@ def test_every_number_of_training_was_recorded(clean):
         assert results["steps"] == 8
         assert results["samples_seen"] == 64
         assert all(np.isfinite(epoch["val_loss"]) for epoch in results["history"])
+
+
+def test_one_run_over_two_processes_trains_and_is_judged(tmp_path: Path, clean):
+    text = (clean[0].path.parents[1] / "tiny.yaml").read_text()
+    (tmp_path / "tiny.yaml").write_text(text)
+    changes = (
+        "entries=[conv]",
+        "train={epochs: 1, batch_size: 4, parallel: ddp}",
+        "launch={devices: 2}",
+        "protocol={name: plain}",
+    )
+    child = launch(tmp_path, *(part for change in changes for part in ("--set", change)))
+    output, _ = child.communicate(timeout=LONGEST_SECONDS)
+    assert child.returncode == 0, output
+    ((_, run),) = StudyFolder(tmp_path / "runs" / "tiny").runs()
+    results = json.loads(run.training_results.read_text())
+    assert (results["world"], results["steps"], results["samples_seen"]) == (2, 4, 32)

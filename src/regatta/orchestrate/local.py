@@ -334,7 +334,9 @@ def _group_command(task: Task, placement: Placement, threads: int) -> list[str]:
     if task.resources.devices <= 1:
         return argv
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
-    return [*torchrun, f"--nproc_per_node={round(task.resources.devices)}", *bound_command(0, argv)]
+    ranks = f"--nproc_per_node={round(task.resources.devices)}"
+    # Behind "--", or torchrun takes our --run for the beginning of its own --run-path.
+    return [*torchrun, ranks, "--", *bound_command(0, argv)]
 
 
 def task_environment(placement: Placement, threads: int) -> dict[str, str]:

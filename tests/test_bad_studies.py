@@ -1,0 +1,189 @@
+"""Studies that go wrong on the way: what is lost is named, what is good is kept, and the status
+afterwards is the truth."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from regatta.config.load import load_study
+from regatta.records.run_folder import StudyFolder, open_study
+from regatta.records.status import read_status
+from tests.test_bad_input import STUDY, assert_told, regatta, write_clip, write_videos
+
+HOSTILE = (
+    '"><img onerror=x>',
+    "$\\input{x}$",
+    "=cmd()",
+    "Ünïcødé 漢字",
+    "x" * 200,
+    "<script>alert(1)<!--script>",
+)
+
+
+class Tags(HTMLParser):
+    """Collects what could run: pictures from elsewhere, scripts, and event attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.risky: list[str] = []
+        self.scripts = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.scripts += tag == "script"
+        self.risky += [f"{tag} {name}" for name, _ in attrs if name.startswith("on")]
+        self.risky += [
+            f"{tag} {name}={value}"
+            for name, value in attrs
+            if name in {"src", "href"} and not str(value).startswith(("data:", "#"))
+        ]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with a good study file and its videos."""
+    (tmp_path / "s.yaml").write_text(STUDY)
+    write_videos(tmp_path / "videos")
+    return tmp_path
+
+
+def test_what_would_fail_after_training_is_refused_while_reading_the_data(home: Path):
+    shutil.copytree(home / "videos", home / "untested")
+    shutil.rmtree(home / "untested" / "test")
+    grid = "protocol.name=temporal-grid"
+    cases = {
+        ("data.root=untested",): ["the test split has no sample", "protocol.split: validation"],
+        ("compare.condition=c10s3", grid): ["no condition 'c10s3'", "reference, or one of"],
+        ("protocol.options.coverage=[0]", grid): ["coverage is 1 to 100"],
+        ("entries.c.checkpoint=nowhere",): ["no checkpoint folder 'nowhere'", "hub id"],
+        ("entries=[{name: v, model: videomae, size: tiny}]",): ["no published checkpoint", "tiny"],
+        ("data.short=drop", "entries.c.options.frames=9"): ["no training sample left", "pad"],
+        ("data.short=fail", "entries.c.options.frames=9"): ["8 clips have fewer", "(8)"],
+    }
+    for overrides, words in cases.items():
+        study = load_study(home / "s.yaml", list(overrides))
+        folder = open_study(home / "runs", study)
+        told = regatta("prepare", "--study", "runs/s", cwd=home, module="regatta.worker")
+        assert_told(told, 2, *words)
+        assert not folder.manifest.exists()
+        assert not folder.data_json.exists()
+
+
+def test_damaged_files_stop_a_study_by_name_and_leave_a_truthful_status(home: Path):
+    (home / "videos" / "train" / "a" / "empty.avi").write_bytes(b"")
+    assert_told(regatta("run", "s.yaml", cwd=home), 2, "1 of 9 samples cannot be used")
+    folder = StudyFolder(home / "runs" / "s")
+    assert "train/a/empty.avi: the file is empty" in folder.prepare_log.read_text()
+    assert not folder.lease.exists()
+    assert not folder.manifest.exists()
+    facts = json.loads(regatta("status", "runs/s", "--json", cwd=home).stdout)
+    assert [run["state"] for run in facts["runs"]] == ["failed"]
+
+
+def test_a_refused_second_launch_does_not_touch_the_first(home: Path):
+    command = [sys.executable, "-m", "regatta", "run", "s.yaml", "--set", "train.epochs=500"]
+    first = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    folder = StudyFolder(home / "runs" / "s")
+    deadline = time.monotonic() + 60
+    while not folder.lease.exists():
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    before = {path: path.read_bytes() for path in (folder.study_yaml, folder.lease)}
+    second = regatta("run", "s.yaml", "--set", "train.epochs=1", cwd=home)
+    assert_told(second, 3, f"run by process {first.pid}", "regatta stop")
+    assert {path: path.read_bytes() for path in before} == before
+    assert [path.name for path in (folder.path / "runs").iterdir()] == [
+        spec.run_id for spec, _ in folder.runs()
+    ]
+    os.kill(first.pid, signal.SIGTERM)
+    first.communicate(timeout=60)
+    assert first.returncode == 143
+    assert not folder.lease.exists()
+
+
+def test_a_file_replaced_after_the_scan_is_found_and_never_mixed_in(home: Path):
+    folder = open_study(home / "runs", load_study(home / "s.yaml", ["train.epochs=1"]))
+    run_id = folder.runs()[0][0].run_id
+    assert_told(regatta("prepare", "--study", "runs/s", cwd=home, module="regatta.worker"), 0)
+    manifest = folder.manifest.read_bytes()
+    write_clip(home / "videos" / "train" / "a" / "0-train0.avi", seed=99)
+    train = ("train", "--study", "runs/s", "--runs", run_id)
+    told = regatta(*train, cwd=home, module="regatta.worker")
+    assert_told(told, 2, "the file changed since", "0-train0.avi")
+    assert read_status(folder.run(run_id).status).cause == "data"
+    told = regatta("prepare", "--study", "runs/s", cwd=home, module="regatta.worker")
+    assert_told(told, 2, "began on other data", f"--restart {run_id}")
+    assert folder.manifest.read_bytes() == manifest
+
+
+@pytest.fixture(scope="module")
+def half_good(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A study where one entry diverges, classes have hostile names, a file is damaged, and the
+    data folder is a link."""
+    home = tmp_path_factory.mktemp("half-good")
+    write_videos(home / "real", HOSTILE, train=1)
+    (home / "real" / "train" / HOSTILE[0] / "empty.avi").write_bytes(b"")
+    (home / "videos").symlink_to("real")
+    (home / "s.yaml").write_text(STUDY)
+    entry = "model: cnn3d, size: tiny, checkpoint: none, options: {frames: 4}"
+    told = regatta(
+        *("run", "s.yaml", "--set", "data.damaged=drop", "--set", "compare.replicates=100"),
+        *(
+            "--set",
+            f"entries=[{{name: good, {entry}}}, {{name: bad, {entry}, train: {{lr: 1e30}}}}]",
+        ),
+        *("--set", "train.epochs=1", "--set", "seeds=[0, 1]"),
+        cwd=home,
+    )
+    return home / "runs" / "s", told
+
+
+def test_one_diverging_entry_fails_by_name_and_the_others_are_reported(half_good):
+    path, told = half_good
+    assert_told(told, 1, "non_finite", "lower train.lr", "report.html")
+    states = {spec.label: read_status(run.status) for spec, run in StudyFolder(path).runs()}
+    assert {label: status.state for label, status in states.items()} == {
+        "good seed 0": "done",
+        "good seed 1": "done",
+        "bad seed 0": "failed",
+        "bad seed 1": "failed",
+    }
+    assert {s.cause for s in states.values() if s.state == "failed"} == {"non_finite"}
+    page = (path / "report" / "report.html").read_text()
+    assert "bad seed 0 is not in this comparison" in page
+    assert not (path / "lease.json").exists()
+
+
+def test_a_dropped_file_is_in_the_record_and_in_the_report(half_good):
+    path, _ = half_good
+    dropped = json.loads((path / "data.json").read_text())["dropped"]
+    assert [(item["reason"], item["is_damage"]) for item in dropped] == [
+        ("the file is empty", True)
+    ]
+    assert dropped[0]["path"].endswith("/empty.avi")
+    assert "empty.avi" in (path / "report" / "tables" / "dropped.csv").read_text()
+
+
+def test_hostile_class_names_reach_the_report_as_harmless_text(half_good):
+    path, _ = half_good
+    page = Tags()
+    page.feed((path / "report" / "report.html").read_text(encoding="utf-8"))
+    assert page.risky == []
+    assert page.scripts == 1
+    for table in (path / "results" / "per_class_good.csv", path / "report/tables/per_class.csv"):
+        with table.open(newline="", encoding="utf-8") as handle:
+            names = {row["class"] for row in csv.DictReader(handle)}
+        # A leading apostrophe keeps a spreadsheet from running the name as a formula.
+        assert names == {f"'{name}" if name.startswith("=") else name for name in HOSTILE}
+    assert "$\\input" not in (path / "report" / "tables" / "per_class.tex").read_text()
