@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from regatta.config.load import load_study
 from regatta.data.video_files import write_video
+from regatta.records.run_folder import open_study
+from regatta.records.status import read_status
 
 STUDY = """
 name: s
@@ -138,8 +141,6 @@ def test_data_make_refuses_a_source_that_only_reads(home: Path):
 
 
 def test_a_worker_refuses_wrong_names_and_writes_nothing(home: Path):
-    from regatta.config.load import load_study
-    from regatta.records.run_folder import open_study
 
     folder = open_study(home / "runs", load_study(home / "s.yaml"))
     run_id = folder.runs()[0][0].run_id
@@ -157,9 +158,6 @@ def test_a_worker_refuses_wrong_names_and_writes_nothing(home: Path):
 
 
 def test_a_device_that_is_not_there_is_an_environment_fault(home: Path):
-    from regatta.config.load import load_study
-    from regatta.records.run_folder import open_study
-    from regatta.records.status import read_status
 
     run_id = open_study(home / "runs", load_study(home / "s.yaml")).runs()[0][0].run_id
     place = ("train", "--study", "runs/s", "--runs", run_id, "--device", "cuda:99")
