@@ -91,7 +91,7 @@ def test_single_entry_has_nothing_to_be_compared_with() -> None:
     text = single_sentence("vivit", Interval(0.87, 0.85, 0.89), samples=240, groups=60, seeds=1)
     assert text.startswith("vivit is right on 87.0 % [85.0, 89.0] of 240 samples in 60 groups")
     assert "training noise is not covered" in text
-    assert text.endswith("there is no other entry to compare it with")
+    assert text.endswith("no other entry is judged, so nothing is compared")
 
 
 def test_methods_paragraph_states_design_methods_and_sources() -> None:

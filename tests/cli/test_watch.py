@@ -63,5 +63,5 @@ def test_watching_a_study_that_nobody_runs_says_so_and_ends(toy: Toy):
 
 def test_watching_what_does_not_exist_is_a_named_error(toy: Toy):
     finished = toy.call("watch", str(toy.root / "nowhere"))
-    assert finished.code == 1
+    assert finished.code == 2
     assert "not a study folder" in finished.output

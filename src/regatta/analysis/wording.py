@@ -72,7 +72,7 @@ def single_sentence(
     return (
         f"{entry} is right on {points(percent.estimate or 0.0)} % {span(percent)} of "
         f"{count(samples, 'sample')} in {count(groups, 'group')}, {count(seeds, 'seed')}{noise}; "
-        "there is no other entry to compare it with"
+        "no other entry is judged, so nothing is compared"
     )
 
 

@@ -120,7 +120,6 @@ class Supervisor:
         for run in self._runs:
             if not run.is_judged(self._protocol):
                 write_failed(run, told, attempts=0)
-        self._say(f"{told.message}\n  next:  {told.next_step}")
         return failure.exit_code if failure.exit_code in {2, 3} else 1
 
     def _conclude(self) -> int:
