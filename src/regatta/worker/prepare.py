@@ -38,15 +38,14 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
     check_splits(study, manifest)
     check_begun_runs(folder, manifest)
     manifest.save(folder.manifest)
-    write_json(folder.data_json, _data_facts(folder, manifest, short))
+    write_json(folder.data_json, _data_facts(study, manifest, short))
     status.end(state="done", phase="")
 
 
 def _settle_short_clips(
     study: Study, manifest: Manifest, needed: dict[str, int]
 ) -> tuple[Manifest, dict[str, int]]:
-    """Apply `data.short`: count clips with fewer frames than a model takes; drop them for all
-    entries or fail."""
+    """Apply `data.short`: count clips too short for a model; drop them for all entries, or fail."""
     short = {
         name: sum(sample.frames < frames for sample in manifest.samples)
         for name, frames in needed.items()
@@ -69,8 +68,7 @@ def _settle_short_clips(
     return manifest, short
 
 
-def _data_facts(folder: StudyFolder, manifest: Manifest, short: dict[str, int]) -> dict[str, Any]:
-    study = folder.study()
+def _data_facts(study: Study, manifest: Manifest, short: dict[str, int]) -> dict[str, Any]:
     splits = ("train", "validation", "test")
     counts = {
         split: {
