@@ -18,6 +18,7 @@ from typing import Literal
 import typer
 
 from regatta.cli.arguments import RUNS, AsJson, Runs
+from regatta.core.files import existing_parent
 
 TORCH_FACTS = """
 import json, torch
@@ -163,9 +164,7 @@ def _shared_memory() -> Finding:
 
 
 def _disk(runs: Path) -> Finding:
-    place = runs.absolute()
-    while not place.exists():
-        place = place.parent
+    place = existing_parent(runs)
     free = shutil.disk_usage(place).free / 2**30
     try:
         with tempfile.NamedTemporaryFile(dir=place):

@@ -24,7 +24,7 @@ from regatta.core.errors import RecordError
 from regatta.core.files import plain, read_json, write_json
 from regatta.data.manifest import Sample
 from regatta.evaluation.protocols import Protocol
-from regatta.records.predictions import Condition, read_part, write_complete
+from regatta.records.predictions import Condition, part_path, read_part, write_complete
 
 Oracle = Callable[..., float]
 """(sample, indices, **options) -> probability that the ideal reader of these frames is right."""
@@ -112,7 +112,7 @@ def part_is_whole(
     folder: Path, number: int, samples: Sequence[Sample], conditions: Sequence[Condition]
 ) -> bool:
     """Whether this part is on disk and holds exactly one row per sample and condition."""
-    path = folder / f"part-{number:05d}.parquet"
+    path = part_path(folder, number)
     if not path.is_file():
         return False
     try:

@@ -45,6 +45,11 @@ def part_schema(classes: int) -> pa.Schema:
     )
 
 
+def part_path(folder: Path, number: int) -> Path:
+    """File of part `number` in a predictions folder."""
+    return folder / f"part-{number:05d}.parquet"
+
+
 def write_part(folder: Path, number: int, columns: dict[str, Any], scores: np.ndarray) -> Path:
     """Write part `number` atomically.
 
@@ -53,7 +58,7 @@ def write_part(folder: Path, number: int, columns: dict[str, Any], scores: np.nd
         columns: every column of the schema except scores, each of length N.
         scores: float32 [N, K].
     """
-    path = folder / f"part-{number:05d}.parquet"
+    path = part_path(folder, number)
     flat = pa.array(np.ascontiguousarray(scores, dtype=np.float32).reshape(-1))
     arrays = {**columns, "scores": pa.FixedSizeListArray.from_arrays(flat, scores.shape[1])}
     schema = part_schema(scores.shape[1])
