@@ -41,9 +41,8 @@ from regatta.analysis.robustness import (
     representative_classes,
 )
 from regatta.analysis.write import write_results
-from regatta.core.errors import ConfigError
 from regatta.core.files import plain
-from regatta.core.registry import nearest
+from regatta.records.predictions import find_condition
 from regatta.records.run_folder import StudyFolder
 
 FORMAT = 1
@@ -106,19 +105,7 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
 
 def headline_condition(judged: JudgedStudy) -> int:
     """Position of the condition that the verdict is about."""
-    wanted = judged.study.compare.condition
-    ids = [condition.id for condition in judged.conditions]
-    if wanted in ids:
-        return ids.index(wanted)
-    if wanted != "reference":
-        close = nearest(wanted, ids)
-        guess = f"did you mean '{close}'? " if close else ""
-        raise ConfigError(
-            f"the protocol has no condition '{wanted}'",
-            where="compare.condition",
-            hint=f"{guess}known: {', '.join(ids)}",
-        )
-    return next((i for i, c in enumerate(judged.conditions) if c.is_reference), 0)
+    return find_condition(judged.conditions, judged.study.compare.condition)
 
 
 def _bootstrap(judged: JudgedStudy) -> Bootstrap:

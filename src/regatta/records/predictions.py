@@ -11,6 +11,7 @@ saw the identical clip).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -21,8 +22,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from regatta.core.errors import RecordError
+from regatta.core.errors import ConfigError, RecordError
 from regatta.core.files import atomic_path, read_json, write_json
+from regatta.core.registry import nearest
 
 TRUTH_COLUMNS = ("distinct_frames", "span_seconds", "rate_hz", "pad_share")
 
@@ -99,6 +101,25 @@ class Condition:
     id: str
     axes: dict[str, Any] = field(default_factory=dict)
     is_reference: bool = False
+
+
+def find_condition(conditions: Sequence[Condition], wanted: str) -> int:
+    """Position of the condition called `wanted`; `reference` is the protocol's own.
+
+    Raises ConfigError with the nearest id. Without a marked reference it is the first.
+    """
+    ids = [condition.id for condition in conditions]
+    if wanted in ids:
+        return ids.index(wanted)
+    if wanted != "reference":
+        close = nearest(wanted, ids)
+        guess = f"did you mean '{close}'? " if close else ""
+        raise ConfigError(
+            f"the protocol has no condition '{wanted}'",
+            where="compare.condition",
+            hint=f"{guess}reference, or one of: {', '.join(ids)}",
+        )
+    return next((i for i, c in enumerate(conditions) if c.is_reference), 0)
 
 
 def write_complete(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from regatta.config.schema import Study
-from regatta.core.errors import ConfigError, DataError
+from regatta.core.errors import DataError
 from regatta.core.files import read_json
-from regatta.core.registry import nearest
 from regatta.data.manifest import Manifest
 from regatta.evaluation.protocols import resolve_protocol
 from regatta.models.hub import HUB_ID, checkpoint_folder
 from regatta.models.spec import check_default_checkpoint, make_spec
+from regatta.records.predictions import find_condition
 from regatta.records.run_folder import StudyFolder
 
 
@@ -36,16 +36,7 @@ def check_entries(study: Study) -> dict[str, int]:
 
 def check_judging(study: Study) -> None:
     """ConfigError when the protocol refuses its options, or has no such headline condition."""
-    ids = [condition.id for condition in resolve_protocol(study.protocol).conditions]
-    wanted = study.compare.condition
-    if wanted != "reference" and wanted not in ids:
-        close = nearest(wanted, ids)
-        guess = f"did you mean '{close}'? " if close else ""
-        raise ConfigError(
-            f"the protocol has no condition '{wanted}'",
-            where="compare.condition",
-            hint=f"{guess}reference, or one of: {', '.join(ids)}",
-        )
+    find_condition(resolve_protocol(study.protocol).conditions, study.compare.condition)
 
 
 def check_begun_runs(folder: StudyFolder, manifest: Manifest) -> None:
