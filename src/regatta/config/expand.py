@@ -40,7 +40,8 @@ def expand_study(study: Study) -> list[RunSpec]:
 
 def protocol_id(protocol: ProtocolSection) -> str:
     """Folder name of a protocol's predictions: name and hash of all that changes what is judged."""
-    return f"{protocol.name}-{_hash(protocol.model_dump(mode='json'))[:8]}"
+    judged = protocol.model_dump(mode="json", exclude={"motion_samples"})
+    return f"{protocol.name}-{_hash(judged)[:8]}"
 
 
 def _run(study: Study, entry: EntrySection, seed: int) -> RunSpec:

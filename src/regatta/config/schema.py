@@ -81,6 +81,19 @@ class TrainSection(Section):
     class."""
     crop_scale_min: float = Field(default=0.5, gt=0, le=1)
     """Smallest share of the picture area that a random resized crop keeps."""
+    temporal_probability: float = Field(default=0.0, ge=0, le=1)
+    """Chance that a training clip is drawn from the grid below instead of the whole clip: the model
+    then meets the rates and lengths that it is judged at."""
+    temporal_coverage: list[Annotated[int, Field(ge=1, le=100)]] = Field(
+        default=[10, 25, 50, 75, 100], min_length=1
+    )
+    """Coverages in percent that such a clip draws from; its window may lie anywhere."""
+    temporal_stride: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[1, 2, 4, 8, 16], min_length=1
+    )
+    """Strides in source frames that such a clip draws from."""
+    temporal_box_probability: float = Field(default=0.0, ge=0, le=1)
+    """Chance that such a clip shows the mean of each stride's frames instead of one of them."""
     gradient_checkpointing: bool = False
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Epochs without a better validation score before training ends; None = never."""
@@ -136,6 +149,8 @@ class ProtocolSection(Section):
     part_samples: int = Field(default=16, ge=1)
     """Samples per prediction file: the unit that an interrupted judging resumes at."""
     resize: Literal["crop", "squash"] = "crop"
+    motion_samples: int = Field(default=4, ge=0)
+    """Samples per class whose motion spectrum is measured beside a temporal protocol; 0 = none."""
     options: dict[str, Any] = {}
     """Settings of the protocol itself; see `regatta ls protocols`."""
 
@@ -169,6 +184,11 @@ class LaunchSection(Section):
     resume."""
     retries: int = Field(default=2, ge=0)
     """Restarts from the last checkpoint after a crash or stall, per run."""
+    share: bool = False
+    """Runs of one seed that train at the same time decode each clip once between them. Their
+    results are the same as without; start them together with max_parallel."""
+    share_gib: float = Field(default=2.0, gt=0)
+    """Most memory that shared frames take."""
     stall_seconds: float = Field(default=300.0, gt=0)
     """A worker silent for this long is dumped, killed and restarted."""
     grace_seconds: float = Field(default=20.0, gt=0)

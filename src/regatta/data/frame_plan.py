@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from typing import Literal
@@ -112,7 +112,10 @@ class FramePlan:
     rate_hz: (distinct_frames - 1) / span_seconds; None for one frame.
     mean_gap_frames: mean distance of neighbouring distinct frames; 0 for one frame.
     pad_share: share of places that repeat a frame, 1 - distinct_frames / model frames.
-    unique_key: 128-bit digest of the indices; equal keys mean the identical clip.
+    unique_key: 128-bit digest of what is shown; equal keys mean the identical clip.
+    blends: None = every model frame is one source frame. Else the source frames whose mean each
+    model frame shows, one tuple per model frame; `indices` then names the middle one of each, and
+    the truth fields describe those middles.
     """
 
     indices: tuple[int, ...]
@@ -122,6 +125,12 @@ class FramePlan:
     mean_gap_frames: float
     pad_share: float
     unique_key: str
+    blends: tuple[tuple[int, ...], ...] | None = None
+
+    @property
+    def shown(self) -> tuple[tuple[int, ...], ...]:
+        """The source frames behind each model frame: one each, or those that are averaged."""
+        return self.blends or tuple((index,) for index in self.indices)
 
 
 _DEFAULT_POLICY = PlanPolicy()
@@ -179,8 +188,24 @@ def plan_from_indices(indices: Sequence[int], fps: float) -> FramePlan:
         rate_hz=(distinct - 1) * fps / reach if distinct > 1 else None,
         mean_gap_frames=reach / (distinct - 1) if distinct > 1 else 0.0,
         pad_share=1 - distinct / len(ordered),
-        unique_key=sha256(",".join(map(str, ordered)).encode("ascii")).hexdigest()[:32],
+        unique_key=_digest(",".join(map(str, ordered))),
     )
+
+
+def plan_from_blends(blends: Sequence[Sequence[int]], fps: float) -> FramePlan:
+    """A plan whose model frames are means of source frames; a single one is shown as it is.
+
+    Args:
+        blends: per model frame the source frames that are averaged, ascending and not empty.
+    """
+    if not all(len(blend) for blend in blends):
+        raise ConfigError("every model frame shows at least one source frame")
+    shown = tuple(tuple(int(index) for index in blend) for blend in blends)
+    plan = plan_from_indices([blend[len(blend) // 2] for blend in shown], fps)
+    if all(len(blend) == 1 for blend in shown):
+        return plan
+    text = ";".join(",".join(map(str, blend)) for blend in shown)
+    return replace(plan, blends=shown, unique_key=_digest(text))
 
 
 def plan_training_clip(
@@ -202,6 +227,10 @@ def plan_training_clip(
     reach = (total_frames - 1) // (2 * (model_frames - 1))
     shift = int(rng.integers(-reach, reach + 1))
     return tuple(min(max(index + shift, 0), total_frames - 1) for index in indices)
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode("ascii")).hexdigest()[:32]
 
 
 def spread_evenly(available: int, wanted: int) -> list[int]:

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 from typing import Protocol as Shape
 
 from pydantic import TypeAdapter, ValidationError
@@ -32,6 +32,21 @@ from regatta.data.frame_plan import (
 from regatta.records.predictions import Condition
 
 
+Average = Literal["probability", "logit"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One pass of a clip through the model: these frames, cut out there.
+
+    crop: place of the square along the picture's longer side, 0 = left or top, 0.5 = middle,
+    1 = right or bottom. Without effect on square pictures and under `resize: squash`.
+    """
+
+    plan: FramePlan
+    crop: float = 0.5
+
+
 class PlanClip(Shape):
     """Plans one clip under one condition; pure, so identical calls give identical clips."""
 
@@ -46,14 +61,52 @@ class PlanClip(Shape):
     ) -> FramePlan: ...
 
 
+class PlanViews(Shape):
+    """Plans every view of one clip under one condition; pure."""
+
+    def __call__(
+        self,
+        total_frames: int,
+        fps: float,
+        condition: Condition,
+        model_frames: int,
+        *,
+        sample_id: str = "",
+    ) -> tuple[View, ...]: ...
+
+
+def single_view(plan: PlanClip) -> PlanViews:
+    """One centre view per condition, as most protocols judge."""
+
+    def plan_views(
+        total_frames: int,
+        fps: float,
+        condition: Condition,
+        model_frames: int,
+        *,
+        sample_id: str = "",
+    ) -> tuple[View, ...]:
+        return (View(plan(total_frames, fps, condition, model_frames, sample_id=sample_id)),)
+
+    return plan_views
+
+
 @dataclass(frozen=True)
 class Protocol:
-    """Conditions in report order, how each is planned, and the axes of the headline figure."""
+    """Conditions in report order, how each is planned, and the axes of the headline figure.
+
+    average: how the scores of several views become one: the mean of their probabilities (stored as
+    its logarithm) or of their logits. A single view's scores pass untouched.
+    without_ceiling: conditions in which the model is not told when its frames were taken, or is
+    told wrongly, so that an ideal reader's accuracy says nothing.
+    """
 
     name: str
     conditions: list[Condition]
-    plan: PlanClip
+    plan_views: PlanViews
     axes: tuple[str, ...] = ()
+    average: Average = "probability"
+    without_ceiling: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         ids = [condition.id for condition in self.conditions]
@@ -66,6 +119,21 @@ class Protocol:
     def reference(self) -> Condition:
         """The condition that headline numbers are read at."""
         return next(condition for condition in self.conditions if condition.is_reference)
+
+    def plan(
+        self,
+        total_frames: int,
+        fps: float,
+        condition: Condition,
+        model_frames: int,
+        *,
+        sample_id: str = "",
+    ) -> FramePlan:
+        """The plan of a condition with a single view; ConfigError for several."""
+        views = self.plan_views(total_frames, fps, condition, model_frames, sample_id=sample_id)
+        if len(views) != 1:
+            raise ConfigError(f"condition {condition.id} has {len(views)} views, not one plan")
+        return views[0].plan
 
 
 @PROTOCOLS.register("plain")
@@ -83,7 +151,7 @@ def plain_protocol() -> Protocol:
         _ = condition, sample_id
         return plan_from_indices(plan_training_clip(total_frames, model_frames, None), fps)
 
-    return Protocol("plain", [Condition("plain", {}, is_reference=True)], plan)
+    return Protocol("plain", [Condition("plain", {}, is_reference=True)], single_view(plan))
 
 
 @PROTOCOLS.register("temporal-grid")
@@ -141,7 +209,7 @@ def temporal_grid_protocol(
         )
         return plan_frames(total_frames, fps, cell, model_frames, policy)
 
-    return Protocol("temporal-grid", conditions, plan, axes=("coverage", "stride"))
+    return Protocol("temporal-grid", conditions, single_view(plan), axes=("coverage", "stride"))
 
 
 def resolve_protocol(section: ProtocolSection) -> Protocol:
