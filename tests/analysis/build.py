@@ -24,9 +24,13 @@ from regatta.core.seeds import stream
 from regatta.records.predictions import Condition, write_complete, write_part
 from regatta.records.run_folder import RunFolder, StudyFolder, open_study
 from regatta.records.status import Status, write_status
+from tests.analysis.protocol_conditions import (
+    WITHOUT_CEILING,
+    clip_name,
+    conditions_of,
+    plan_indices,
+)
 
-COVERAGES = (10, 25, 50, 75, 100)
-STRIDES = (1, 2, 4, 8, 16)
 MODEL_FRAMES = {"timesformer": 8, "videomae": 16, "vivit": 32}
 FPS = 32.0
 FRAMES_PER_SAMPLE = (48, 64, 80)
@@ -73,6 +77,7 @@ def build_judged_study(
     compare: dict[str, Any] | None = None,
     part_samples: int = 64,
     alter: Alter | None = None,
+    ceiling: dict[str, float] | None = None,
 ) -> StudyFolder:
     """Write `path/<name>` as a study whose runs are trained and judged; return its folder.
 
@@ -81,13 +86,14 @@ def build_judged_study(
         entries: how many of timesformer, videomae, vivit, or names; "vivit-b" is one more vivit.
         samples: judged samples; `samples_per_group` neighbours of one class share a group.
         classes: how many classes, or their names.
-        protocol: "temporal-grid" (25 conditions) or "plain" (one).
+        protocol: name of any protocol; its conditions are those of its default options.
         skills: one number per entry, in logits; more = more accurate.
         unjudged: (entry, seed) pairs that are trained but have no predictions.
         dropped: (path, reason) of damaged files in data.json.
         entry_train: entry -> keys of `train:` that it overrides.
         compare: keys of the study's `compare:` section.
-        alter: replaces the simulated scores of each run.
+        alter: replaces the simulated scores of each run; see tests.analysis.planted.
+        ceiling: oracle ceilings that replace the simulated ones, by condition id.
     """
     names = _entry_names(entries)
     study = _study(names, seeds, protocol, name, part_samples, entry_train or {}, compare or {})
@@ -100,30 +106,10 @@ def build_judged_study(
         if (spec.entry.name, spec.seed) in unjudged:
             write_status(run.status, Status(state="queued", phase="judge"))
             continue
-        _write_judging(run, spec, study, judged, strengths[spec.entry.name], alter)
+        _write_judging(run, spec, study, judged, strengths[spec.entry.name], alter, ceiling)
         epochs = spec.train.epochs
         write_status(run.status, Status(state="done", epoch=epochs, epochs=epochs))
     return folder
-
-
-def grid_conditions() -> list[Condition]:
-    """The 25 cells in the order coverage, stride; the full clip at stride 1 is the reference."""
-    return [
-        Condition(f"c{c}s{s}", {"coverage": c, "stride": s}, is_reference=(c, s) == (100, 1))
-        for c in COVERAGES
-        for s in STRIDES
-    ]
-
-
-def plan_indices(total_frames: int, condition: Condition, model_frames: int) -> list[int]:
-    """Frame indices of one clip: prefix window, every stride-th frame, thinned or last one held."""
-    if not condition.axes:
-        return [int((i + 0.5) * total_frames / model_frames) for i in range(model_frames)]
-    window = max(1, int(total_frames * condition.axes["coverage"] / 100))
-    picked = list(range(0, window, condition.axes["stride"]))
-    if len(picked) >= model_frames:
-        return [picked[round(x)] for x in np.linspace(0, len(picked) - 1, model_frames)]
-    return picked + [picked[-1]] * (model_frames - len(picked))
 
 
 def write_predictions(
@@ -249,7 +235,8 @@ def _truth(
             numbers["span_seconds"][row, here] = span
             numbers["rate_hz"][row, here] = (len(different) - 1) / span if span else np.nan
             numbers["pad_share"][row, here] = 1 - len(different) / len(indices)
-            keys[row, here] = sha256(repr(indices).encode()).hexdigest()[:16]
+            name = clip_name(condition, indices)
+            keys[row, here] = sha256(name.encode()).hexdigest()[:16]
     return {"distinct_frames": distinct, **numbers, "clip_key": keys}
 
 
@@ -291,9 +278,9 @@ def _write_judging(
     samples: JudgedSamples,
     skill: float,
     alter: Alter | None,
+    ceiling: dict[str, float] | None,
 ) -> None:
-    is_grid = study.protocol.name == "temporal-grid"
-    conditions = grid_conditions() if is_grid else [Condition("plain", {}, is_reference=True)]
+    conditions = conditions_of(study.protocol.name)
     model_frames = MODEL_FRAMES[spec.entry.model]
     truth = _truth(samples.total_frames, conditions, model_frames)
     scores = _scores(spec, samples, conditions, truth, skill)
@@ -331,7 +318,9 @@ def _write_judging(
         ceiling={
             c.id: float(max(1 - 0.5**d, 1 / len(samples.classes)))
             for c, d in zip(conditions, distinct, strict=True)
-        },
+            if c.id not in WITHOUT_CEILING
+        }
+        | (ceiling or {}),
     )
 
 

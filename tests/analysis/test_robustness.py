@@ -9,6 +9,7 @@ import pytest
 
 from regatta.analysis.bootstrap import Bootstrap, bootstrap_accuracy
 from regatta.analysis.robustness import (
+    class_critical_rates,
     class_sensitivity,
     coverage_drops,
     critical_frames,
@@ -18,7 +19,7 @@ from regatta.analysis.robustness import (
     robustness_class,
 )
 from regatta.records.predictions import Condition
-from tests.analysis.build import grid_conditions
+from tests.analysis.protocol_conditions import grid_conditions
 
 SAMPLES = 200
 
@@ -200,3 +201,36 @@ def test_representative_classes_of_few_classes_do_not_overlap() -> None:
 def test_conditions_are_identical_only_if_every_sample_gives_the_same_clip() -> None:
     keys = np.array([["a", "b"], ["a", "b"], ["a", "c"], ["d", "b"], ["a", "b"]], dtype=object)
     assert identical_conditions(keys) == [[1, 4], [0, 4], [], [], [0, 1]]
+
+
+def critical_rates(accuracy: list[float], *, count: int = 5, rates: list[float]) -> float | None:
+    """Of one class over coverage 100 % at strides 1, 2, 4; coverage 50 % must not matter."""
+    conditions = [
+        Condition(f"c{c}s{s}", {"coverage": c, "stride": s}) for c in (50, 100) for s in (1, 2, 4)
+    ]
+    per_class = np.array([[1.0]] * 3 + [[value] for value in accuracy])
+    rate_hz = np.array([1.0, 1.0, 1.0, *rates])
+    return class_critical_rates(per_class, conditions, np.array([count]), rate_hz)[0]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "rates", "critical"),
+    [
+        ([0.8, 0.76, 0.5], [16, 8, 4], 8),
+        ([0.8, 0.75, 0.5], [16, 8, 4], 16),
+        ([0.8, 0.8, 0.8], [16, 8, 4], 4),
+        ([0.8, 0.8, 0.8], [16, 8, np.nan], 8),
+        ([0.5, 0.8, 0.5], [16, 8, 4], 8),
+        ([0.0, 0.0, 0.0], [16, 8, 4], None),
+        ([np.nan, np.nan, np.nan], [16, 8, 4], None),
+    ],
+)
+def test_critical_rate_is_the_smallest_with_95_percent_of_the_best(
+    accuracy: list[float], rates: list[float], critical: float | None
+) -> None:
+    count = 0 if np.isnan(accuracy[0]) else 5
+    assert critical_rates(accuracy, count=count, rates=rates) == critical
+
+
+def test_a_class_of_few_samples_has_no_critical_rate() -> None:
+    assert critical_rates([0.8, 0.8, 0.8], count=4, rates=[16, 8, 4]) is None

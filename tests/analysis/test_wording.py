@@ -95,7 +95,9 @@ def test_single_entry_has_nothing_to_be_compared_with() -> None:
 
 
 def test_methods_paragraph_states_design_methods_and_sources() -> None:
-    text = methods_paragraph(PROVENANCE, headline="c100s1", conditions=25)
+    text = methods_paragraph(
+        PROVENANCE, headline="c100s1", conditions=25, protocol="P.", contrasts=""
+    )
     for part in (
         "2 models",
         "1200 samples",
@@ -115,7 +117,7 @@ def test_methods_paragraph_states_design_methods_and_sources() -> None:
 
 def test_methods_paragraph_of_single_seeds_admits_it() -> None:
     single = {**PROVENANCE, "seeds_per_entry": {"a": 1, "b": 1}, "correction": "none"}
-    text = methods_paragraph(single, headline="plain", conditions=1)
+    text = methods_paragraph(single, headline="plain", conditions=1, protocol="P.", contrasts="")
     assert "no estimate of training noise" in text
     assert "outer level" not in text
     assert "were not corrected" in text

@@ -30,7 +30,9 @@ def regatta(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_every_verb_has_help(tmp_path: Path):
     top = regatta("--help", cwd=tmp_path)
     assert top.returncode == 0
-    names = "run train evaluate compare report status watch stop init check ls data doctor demo"
+    names = (
+        "run train evaluate compare report export status watch stop init check ls data doctor demo"
+    )
     verbs = list(names.split())
     assert [verb for verb in verbs if verb not in top.stdout] == []
     for verb in verbs:

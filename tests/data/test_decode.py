@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from regatta.core.errors import DecodeError, MissingExtraError, StopRequested
 from regatta.data import decode, video_stream
-from regatta.data.decode import content_hash_of, probe, read_frames
+from regatta.data.decode import content_hash_of, probe, read_chunks, read_frames
 from regatta.data.video_files import write_video
 
 UPRIGHT_CLIPS = (
@@ -474,3 +474,42 @@ def test_torchcodec_gives_the_same_bytes_or_an_error(shared_data: Path, name: st
     np.testing.assert_allclose(found.timestamps_seconds, expected.timestamps_seconds, atol=1e-6)
     with pytest.raises(DecodeError, match=f"frame {count} was asked for"):
         read_frames(path, [count], backend="torchcodec")
+
+
+@pytest.mark.parametrize("backend", ["pyav", "torchcodec"])
+@pytest.mark.parametrize("name", ["arm_wrestling.mp4", "video_90.mov", "unordered.mov"])
+def test_pieces_are_the_frames_of_one_read(shared_data: Path, name: str, backend: str):
+    if backend == "torchcodec":
+        pytest.importorskip("torchcodec")
+    path = shared_data / "video" / name
+    indices = list(range(1, probe(path).counted_frames, 3))
+    whole = read_frames(path, indices).images
+    for per_piece in (1, 4, len(indices)):
+        limit = per_piece * whole[0].nbytes + whole[0].nbytes // 2
+        pieces = list(read_chunks(path, indices, chunk_bytes=limit, backend=backend))
+        assert [len(piece) for piece in pieces[:-1]] == [per_piece] * (len(pieces) - 1)
+        assert 1 <= len(pieces[-1]) <= per_piece
+        np.testing.assert_array_equal(np.concatenate(pieces), whole)
+
+
+def test_a_piece_holds_one_frame_however_small_the_limit(tmp_path: Path):
+    path = write_video(tmp_path / "clip.mp4", moving_pattern(4), fps=10)
+    assert [len(piece) for piece in read_chunks(path, [0, 3], chunk_bytes=1)] == [1, 1]
+
+
+@pytest.mark.parametrize("indices", [[1, 0], [2, 2]])
+def test_pieces_take_ascending_indices_only(tmp_path: Path, indices: list[int]):
+    with pytest.raises(ValueError, match="ascend"):
+        next(read_chunks(tmp_path / "any.mp4", indices, chunk_bytes=1))
+
+
+def test_pieces_keep_the_checks_of_one_read(tmp_path: Path):
+    path = write_video(tmp_path / "clip.mp4", moving_pattern(6), fps=10)
+    pieces = read_chunks(path, [0, 9], chunk_bytes=1)
+    next(pieces)
+    with pytest.raises(DecodeError, match="frame 9 was asked for; the file has 6 frames"):
+        next(pieces)
+    scanned = content_hash_of(path)
+    write_video(path, moving_pattern(6)[::-1], fps=10)
+    with pytest.raises(DecodeError, match="changed since"):
+        next(read_chunks(path, [0], chunk_bytes=1, content_hash=scanned))

@@ -19,8 +19,11 @@ from regatta.data.frame_plan import (
     PlanCondition,
     PlanPolicy,
     plan_frames,
+    plan_from_blends,
     plan_from_indices,
+    plan_segments,
     plan_training_clip,
+    plan_windows,
     spread_evenly,
 )
 
@@ -326,3 +329,119 @@ def test_unusable_clips_and_models_are_named():
         plan_from_indices([], 25.0)
     with pytest.raises(DataError, match="0 frames"):
         plan_training_clip(0, 4, None)
+
+
+@given(totals, strides, model_frame_counts, pads)
+def test_points_and_boxes_use_the_same_segments(total, stride, frames, pad):
+    point, box = (
+        plan_segments(total, 25.0, stride, frames, PlanPolicy(pad), blend=blend)
+        for blend in (False, True)
+    )
+    assert box.indices == point.indices
+    assert all(
+        first == segment[0] for (first,), segment in zip(point.shown, box.shown, strict=True)
+    )
+    for name in ("distinct_frames", "span_seconds", "rate_hz", "mean_gap_frames", "pad_share"):
+        assert getattr(point, name) == getattr(box, name)
+    assert (point.unique_key == box.unique_key) == (min(stride, total) == 1)
+
+
+@given(totals, strides, model_frame_counts)
+def test_boxes_are_disjoint_of_equal_size_whole_and_inside(total, stride, frames):
+    box = plan_segments(total, 25.0, stride, frames, blend=True)
+    segments = sorted(set(box.shown))
+    length = min(stride, total)
+    assert all(list(s) == list(range(s[0], s[0] + length)) for s in segments)
+    assert all(segment[0] % length == 0 for segment in segments)
+    seen = [frame for segment in segments for frame in segment]
+    assert len(seen) == len(set(seen))
+    assert 0 <= min(seen) <= max(seen) < total
+    assert len(segments) == min(frames, total // length)
+    assert len(box.shown) == frames
+
+
+@given(st.integers(1, 40), strides, model_frame_counts)
+def test_points_are_the_grid_cell_where_the_stride_divides_the_clip(count, stride, frames):
+    total = count * stride
+    point = plan_segments(total, 25.0, stride, frames, blend=False)
+    assert point == plan_frames(total, 25.0, PlanCondition(stride_frames=stride), frames)
+
+
+def test_segments_by_hand():
+    box = plan_segments(11, 25.0, 4, 3, blend=True)
+    assert box.shown == ((0, 1, 2, 3), (4, 5, 6, 7), (4, 5, 6, 7))
+    assert (box.distinct_frames, box.span_seconds) == (2, 4 / 25)
+    assert plan_segments(3, 25.0, 8, 2, blend=True).shown == ((0, 1, 2), (0, 1, 2))
+    assert plan_segments(64, 25.0, 8, 3, blend=False).indices == (0, 32, 56)
+
+
+@given(totals, strides, model_frame_counts, st.integers(1, 12))
+def test_windows_stay_in_the_clip_in_order_with_both_ends(total, stride, frames, count):
+    plans = plan_windows(total, 25.0, stride, frames, windows=count)
+    assert len(plans) == count
+    length = min(total, frames * stride)
+    for plan in plans:
+        assert len(plan.indices) == frames
+        assert 0 <= plan.indices[0] <= plan.indices[-1] < total
+        assert plan.indices[-1] - plan.indices[0] < length
+    starts = [plan.indices[0] for plan in plans]
+    assert starts == sorted(starts)
+    if count > 1:
+        assert (starts[0], starts[-1]) == (0, total - length)
+        ideal = np.linspace(0, total - length, count)
+        assert all(0 <= want - start < 1 + 1e-9 for start, want in zip(starts, ideal, strict=True))
+
+
+@given(totals, strides, model_frame_counts, st.integers(0, 6))
+def test_the_middle_of_an_odd_number_of_windows_is_the_only_one_of_one(
+    total, stride, frames, pairs
+):
+    (middle,) = plan_windows(total, 25.0, stride, frames, windows=1)
+    assert plan_windows(total, 25.0, stride, frames, windows=2 * pairs + 1)[pairs] == middle
+
+
+def test_windows_by_hand():
+    """100 frames, clips of 4 x 5 = 20: 80 frames of room."""
+    plans = plan_windows(100, 25.0, 5, 4, windows=3)
+    assert [plan.indices for plan in plans] == [
+        (0, 5, 10, 15),
+        (40, 45, 50, 55),
+        (80, 85, 90, 95),
+    ]
+    short = plan_windows(9, 25.0, 4, 4, windows=5)
+    assert {plan.indices for plan in short} == {(0, 4, 8, 8)}
+
+
+@given(totals, st.integers(1, 80), model_frame_counts)
+def test_a_budget_names_the_same_frames_for_every_model_that_can_show_them(total, budget, frames):
+    policy = PlanPolicy("repeat-each", frame_budget=budget)
+    whole = PlanCondition(stride_frames=1)
+    small = plan_frames(total, 25.0, whole, budget, policy)
+    large = plan_frames(total, 25.0, whole, budget + frames, policy)
+    assert set(small.indices) == set(large.indices)
+    assert len(set(small.indices)) == min(budget, total)
+
+
+def test_impossible_segments_and_windows_are_refused():
+    with pytest.raises(ConfigError, match="at least 1 frame"):
+        plan_segments(10, 25.0, 0, 4, blend=True)
+    with pytest.raises(DataError, match="0 frames"):
+        plan_segments(0, 25.0, 1, 4, blend=True)
+    with pytest.raises(DataError, match="0 frames"):
+        plan_windows(0, 25.0, 1, 4, windows=1)
+    for stride, windows in ((0, 1), (1, 0)):
+        with pytest.raises(ConfigError, match="at least 1"):
+            plan_windows(10, 25.0, stride, 4, windows=windows)
+    with pytest.raises(ConfigError, match="at least one source frame"):
+        plan_from_blends([(0,), ()], 25.0)
+
+
+def test_blends_of_one_frame_are_that_frame_and_others_have_a_key_of_their_own():
+    plain = plan_from_indices([0, 2], 25.0)
+    assert plan_from_blends([(0,), (2,)], 25.0) == plain
+    assert plain.shown == ((0,), (2,))
+    keys = {
+        plan_from_blends(blends, 25.0).unique_key
+        for blends in ([(0, 1), (2, 3)], [(0, 1, 2), (2, 3)], [(0, 1), (2,)], [(0,), (2,)])
+    }
+    assert len(keys) == 4

@@ -6,9 +6,6 @@ import os
 import threading
 from collections import Counter
 from dataclasses import replace
-from hashlib import sha256
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,42 +15,12 @@ from regatta.core.errors import DataError, DecodeError
 from regatta.data.decode import read_frames
 from regatta.data.frame_plan import plan_training_clip
 from regatta.data.loader import (
-    Batch,
-    ClipLoader,
     map_in_threads,
     read_sample,
 )
 from regatta.data.manifest import Sample
 from regatta.data.transforms import resize_frames
-from regatta.data.video_files import write_video
-
-HEIGHT, WIDTH = 24, 32
-
-
-def make_sample(folder: Path, number: int) -> Sample:
-    """A clip of 9 to 12 frames, dark left and bright right, brighter with every frame."""
-    rng = np.random.default_rng(number)
-    frames = 9 + number % 4
-    images = np.empty((frames, HEIGHT, WIDTH, 3), dtype=np.uint8)
-    images[:, :, : WIDTH // 2] = 20 + 8 * np.arange(frames, dtype=np.uint8)[:, None, None, None]
-    images[:, :, WIDTH // 2 :] = images[:, :, : WIDTH // 2] + 100
-    images += rng.integers(0, 12, images.shape, dtype=np.uint8)
-    path = write_video(folder / f"clip{number:02d}.avi", images, fps=10, codec="mpeg4")
-    return Sample(
-        sample_id=path.name,
-        path=str(path),
-        label=number % 3,
-        label_name=f"class{number % 3}",
-        group=f"g{number}",
-        split="train",
-        start_frame=0,
-        frames=frames,
-        fps=10.0,
-        width=WIDTH,
-        height=HEIGHT,
-        duration_seconds=frames / 10,
-        content_hash=sha256(path.read_bytes()).hexdigest(),
-    )
+from tests.data.small_clips import HEIGHT, WIDTH, assert_same, by_id, loader, make_sample
 
 
 @pytest.fixture(scope="module")
@@ -62,36 +29,8 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
     return [make_sample(folder, number) for number in range(11)]
 
 
-def loader(samples: list[Sample], **changes: Any) -> ClipLoader:
-    settings: dict[str, Any] = {
-        "frames": 4,
-        "image_size": 16,
-        "resize": "crop",
-        "batch_size": 3,
-        "seed": 5,
-    }
-    return ClipLoader(samples, **{**settings, **changes})
-
-
-def assert_same(found: list[Batch], wanted: list[Batch]) -> None:
-    assert [batch.sample_ids for batch in found] == [batch.sample_ids for batch in wanted]
-    assert [batch.position for batch in found] == [batch.position for batch in wanted]
-    for ours, theirs in zip(found, wanted, strict=True):
-        assert torch.equal(ours.videos, theirs.videos)
-        assert torch.equal(ours.labels, theirs.labels)
-
-
 def readers_alive() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith("regatta-read")]
-
-
-def by_id(batches: list[Batch]) -> dict[str, torch.Tensor]:
-    rows = [
-        (batch.sample_ids[k], batch.videos[k])
-        for batch in batches
-        for k in range(len(batch.sample_ids))
-    ]
-    return dict(rows)
 
 
 @pytest.mark.parametrize("augment", ["none", "standard"])

@@ -42,7 +42,12 @@ def generate(root: Path, **options: Any) -> list[SampleRow]:
 
 
 def ceiling(frames: Sequence[int], **options: Any) -> float:
-    return ideal_accuracy(RotorSettings(**options), tuple(sorted(set(frames))))
+    return ideal_accuracy(RotorSettings(**options), plain(frames))
+
+
+def plain(frames: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Pictures of one source frame each."""
+    return tuple((frame,) for frame in sorted(set(frames)))
 
 
 def hashes(root: Path) -> dict[str, str]:
@@ -149,7 +154,74 @@ CASES: list[tuple[dict[str, Any], tuple[int, ...]]] = [
 def test_formula_agrees_with_a_simulated_ideal_reader(options, frames):
     settings = RotorSettings(**options)
     mean, standard_error = simulated_accuracy(settings, frames, trials=20_000)
-    assert abs(ideal_accuracy(settings, frames) - mean) <= 4 * standard_error + 1e-12
+    assert abs(ideal_accuracy(settings, plain(frames)) - mean) <= 4 * standard_error + 1e-12
+
+
+def segments(stride: int, frames: int = 64) -> tuple[tuple[int, ...], ...]:
+    """The clip cut into pieces of `stride` frames, each shown as its mean."""
+    return tuple(tuple(range(s, s + stride)) for s in range(0, frames - stride + 1, stride))
+
+
+@pytest.mark.parametrize(
+    ("stride", "point", "box"),
+    [(1, 1.0, 1.0), (2, 1.0, 1.0), (4, 0.5, 1.0), (8, 0.25, 1.0), (16, 0.25, 0.25)],
+)
+def test_averaging_tells_apart_what_aliases_until_every_class_draws_the_whole_circle(
+    stride, point, box
+):
+    """At 8 and 4 Hz the arcs differ in length and side; over 16 frames, 1/2 s, every class passes
+    through the same 16 places, and nothing is left of its rate or sense."""
+    settings = RotorSettings()
+    assert ideal_accuracy(settings, plain(range(0, 64, stride))) == point
+    assert ideal_accuracy(settings, segments(stride)) == box
+
+
+def test_rates_that_alias_and_blur_alike_are_not_recovered_by_averaging():
+    """+4 and -4 Hz seen at 8 Hz: the arc of one is the other's, up to an unknown start."""
+    settings = RotorSettings(rates_hz=[-4, 4], phase_jitter_radians=math.pi)
+    assert ideal_accuracy(settings, plain(range(0, 64, 4))) == 0.5
+    assert ideal_accuracy(settings, segments(4)) == 0.5
+    assert ideal_accuracy(settings, segments(2)) == 1.0
+
+
+BLENDS: list[tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = [
+    ({}, segments(4)),
+    ({}, segments(8)),
+    ({"phase_jitter_radians": 1.2}, segments(16)),
+    ({"phase_jitter_radians": math.pi}, segments(8)),
+    ({"rates_hz": [-4, 4], "phase_jitter_radians": 2.0}, segments(4)),
+    ({"rates_hz": [-4, 4, 8], "phase_jitter_radians": 1.0}, ((0, 1, 2, 3), (8,))),
+    ({"rates_hz": [-8, 8, 4], "phase_jitter_radians": 2.5}, ((0, 2), (4, 6))),
+    ({"kind": "wheel", "phase_jitter_radians": 1.3}, segments(4)),
+    ({"kind": "wheel", "spokes": 8, "steps": [0, 1, 2, 4]}, ((0, 1), (4, 5))),
+]
+
+
+@pytest.mark.parametrize(("options", "pictures"), BLENDS)
+def test_formula_of_averaged_frames_agrees_with_counting_every_start(options, pictures):
+    """Every start on a fine ring, every class: pictures that are equal sets of places cannot be
+    told apart, and the best guess among their makers is right that often."""
+    settings = RotorSettings(**options)
+    ring = 1024 if settings.kind == "circle" else settings.spokes
+    reach = settings.phase_jitter_radians / (2 * math.pi) * ring
+    starts = [p for p in range(-ring // 2, ring // 2) if -reach - 1e-9 <= p < reach - 1e-9]
+    if settings.kind == "wheel":
+        starts = list(settings.start_places)
+    makers: Counter[tuple[Any, ...]] = Counter()
+    for name, turns in zip(settings.class_names, settings.turns_per_frame, strict=True):
+        for start in starts:
+            look = tuple(
+                tuple(sorted((start + turns * n * ring) % ring for n in blend))
+                for blend in pictures
+            )
+            makers[name, look] += 1
+    best: dict[Any, int] = {}
+    for (_, look), count in makers.items():
+        best[look] = max(best.get(look, 0), count)
+    counted = sum(best.values()) / (len(starts) * len(settings.class_names))
+    assert ideal_accuracy(settings, pictures) == pytest.approx(
+        counted, abs=4 / len(starts) + 1e-12 if settings.kind == "circle" else 1e-12
+    )
 
 
 frame_sets = st.sets(st.integers(0, 63), min_size=1, max_size=12)
@@ -171,7 +243,7 @@ def test_wheel_seen_every_s_frames_is_k_s_mod_m(spokes, places, stride):
         return
     settings = RotorSettings(kind="wheel", spokes=spokes, steps=steps)
     looks = Counter(step * stride % spokes for step in steps)
-    assert ideal_accuracy(settings, (0, stride, 2 * stride)) == pytest.approx(
+    assert ideal_accuracy(settings, plain((0, stride, 2 * stride))) == pytest.approx(
         len(looks) / len(steps)
     )
     alike = sum(count * (count - 1) // 2 for count in looks.values())
@@ -207,14 +279,14 @@ def rotor_sample(label_name: str) -> Sample:
 def test_oracle_takes_study_options_and_any_order_of_frames():
     sample = rotor_sample("cw-6hz")
     options = {"rates_hz": [-6, -2, 2, 6], "train_clips": 40, "generator_seed": 3}
-    assert rotors_ceiling(sample, [8, 0, 4, 4], **options) == 0.5
+    assert rotors_ceiling(sample, [(8,), (0,), (4,), (4,)], **options) == 0.5
     assert ORACLES.get("rotors") is rotors_ceiling
     assert SOURCES.get("rotors") is read_rotors
 
 
 def test_oracle_refuses_a_sample_of_other_data():
     with pytest.raises(DataError, match="'running' is no rotor class"):
-        rotors_ceiling(rotor_sample("running"), [0, 1])
+        rotors_ceiling(rotor_sample("running"), [(0,), (1,)])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from regatta.config.schema import DataSection
-from regatta.core.errors import ConfigError, DataError
+from regatta.core.errors import ConfigError, DataError, SplitLeakError
 from regatta.core.registry import SOURCES
 from regatta.data.manifest import SampleRow
 from regatta.data.scan import build_manifest
@@ -166,3 +166,31 @@ def test_a_bad_class_list_is_named_by_line(small: Path, content: str):
     with pytest.raises(DataError, match="expected '<number> <class>'") as error:
         read(small)
     assert error.value.where == f"{path}:1"
+
+
+def test_class_numbers_may_start_at_0_where_both_files_do(small: Path):
+    expected = read(small)
+    lists = small / "ucfTrainTestlist"
+    (lists / "classInd.txt").write_text("0 Archery\n1 YoYo\n")
+    with pytest.raises(DataError, match="says class 1, but Archery is 0"):
+        read(small)
+    path = lists / "trainlist01.txt"
+    path.write_text(path.read_text().replace(".avi 1", ".avi 0").replace(".avi 2", ".avi 1"))
+    assert read(small) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("Archery/v_Archery_g08_c01.avi", r"Archery/g08 \(test, train\)"),
+        ("Archery/v_Archery_g09_c07.avi", r"Archery/g09 \(test, train\)"),
+    ],
+)
+def test_a_clip_or_its_source_in_both_lists_is_a_leak(
+    tmp_path: Path, small: Path, line: str, problem: str
+):
+    with (small / "ucfTrainTestlist" / "testlist01.txt").open("a") as handle:
+        handle.write(f"{line}\n")
+    data = DataSection.model_validate({"source": "ucf101", "root": str(small)})
+    with pytest.raises(SplitLeakError, match=problem):
+        build_manifest(data, cache_folder=tmp_path / "cache")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from regatta.data.transforms import Resize, normalise, resize_frames, shorter_side_size
+from regatta.data.transforms import (
+    Resize,
+    mean_frame,
+    normalise,
+    plan_cut,
+    resize_frames,
+    shorter_side_size,
+)
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -67,6 +77,57 @@ def test_frames_of_the_right_size_keep_every_pixel(resize):
 def test_wide_picture_of_the_right_height_loses_only_its_sides():
     images = noise(2, 20, 41, 3)
     assert np.array_equal(resized(images, 20, "crop"), images[:, :, 10:30])
+
+
+@pytest.mark.parametrize(("crop", "first"), [(0.0, 0), (0.25, 5), (0.5, 10), (0.75, 15), (1.0, 21)])
+def test_crops_lie_along_the_longer_side(crop: float, first: int):
+    wide = torch.from_numpy(noise(2, 20, 41, 3))
+    found = resize_frames(wide, size=20, resize="crop", crop=crop).permute(0, 2, 3, 1)
+    assert torch.equal(found, wide[:, :, first : first + 20])
+    tall = wide.transpose(1, 2)
+    found = resize_frames(tall, size=20, resize="crop", crop=crop).permute(0, 2, 3, 1)
+    assert torch.equal(found, tall[:, first : first + 20])
+
+
+@given(
+    height=st.integers(1, 400),
+    width=st.integers(1, 400),
+    size=st.integers(1, 300),
+    crop=st.floats(0, 1),
+)
+def test_a_cut_stays_inside_and_reaches_both_ends(height, width, size, crop):
+    cut = plan_cut(height, width, size=size, resize="crop", crop=crop)
+    room = max(cut.height, cut.width) - size
+    assert 0 <= cut.offset <= room
+    offsets = [
+        plan_cut(height, width, size=size, resize="crop", crop=c).offset for c in (0, 0.5, 1)
+    ]
+    assert offsets == [0, room // 2, room]
+
+
+@given(size=st.integers(1, 300), crop=st.floats(0, 1))
+def test_a_crop_changes_nothing_where_no_side_is_longer(size, crop):
+    square = plan_cut(77, 77, size=size, resize="crop", crop=crop)
+    assert (
+        square
+        == plan_cut(77, 77, size=size, resize="squash")
+        == plan_cut(50, 99, size=size, resize="squash", crop=crop)
+    )
+
+
+@given(
+    values=st.lists(st.integers(0, 255), min_size=1, max_size=40),
+    order=st.randoms(use_true_random=False),
+)
+def test_mean_frame_is_the_exact_mean_with_halves_up_in_any_order(values, order):
+    pictures = torch.tensor(values, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
+    wanted = math.floor(Fraction(sum(values), len(values)) + Fraction(1, 2))
+    found = mean_frame(pictures)
+    assert found.dtype == torch.uint8
+    assert found.unique().tolist() == [wanted]
+    order.shuffle(values)
+    shuffled = torch.tensor(values, dtype=torch.uint8).view(-1, 1, 1, 1)
+    assert mean_frame(shuffled).item() == wanted
 
 
 def test_halving_a_ramp_keeps_the_ramp():

@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from regatta.config.schema import EntrySection
 from regatta.core.errors import DecodeError, StopRequested
 from regatta.core.signals import StopFlag
-from regatta.data.decode import probe, read_frames
+from regatta.data.decode import probe, read_chunks, read_frames
+from regatta.data.manifest import Sample
 from regatta.data.transforms import normalise, resize_frames
 from regatta.evaluation.predict import JudgedEntry
 from regatta.models.spec import resolve_model
@@ -23,12 +25,12 @@ from tests.evaluation.tiny_judging import (
     GRID,
     TEMPLATE,
     TinyConv,
+    assert_bit_equal,
     entry,
     finalize,
     hashes,
     judge,
     make_sample,
-    naive_scores,
     parts_of,
     protocol,
     rows_of,
@@ -45,11 +47,7 @@ def test_scores_are_bit_equal_to_the_naive_loop(samples, tmp_path, decode_thread
     ]
     judge(entries, samples, decode_threads=decode_threads)
     for judged in entries:
-        wanted = naive_scores(judged, samples, GRID, batch_size=4)
-        table, scores = table_of(judged.folder)
-        assert len(table) == len(wanted) == 7 * 6
-        for row, found in zip(rows_of(table), scores, strict=True):
-            assert np.array_equal(found, wanted[row["sample_id"], row["condition"]])
+        assert_bit_equal(judged, samples, GRID)
 
 
 @pytest.mark.parametrize("model", ["timesformer", "videomae", "vivit"])
@@ -59,37 +57,62 @@ def test_real_models_are_bit_equal_to_the_naive_loop(samples, tmp_path, model):
     judged = JudgedEntry(model, spec.build(3).eval(), spec, tmp_path / model)
     design = protocol(coverage=[50, 100], stride=[2, 16])
     judge([judged], samples[:3], design, batch_size=3)
-    wanted = naive_scores(judged, samples[:3], design, batch_size=3)
-    table, scores = table_of(judged.folder)
-    for row, found in zip(rows_of(table), scores, strict=True):
-        assert np.array_equal(found, wanted[row["sample_id"], row["condition"]])
+    assert_bit_equal(judged, samples[:3], design, batch_size=3)
+
+
+def published_sample(path: Path) -> Sample:
+    facts = probe(path)
+    return replace(
+        TEMPLATE,
+        sample_id=path.name,
+        path=str(path),
+        frames=facts.counted_frames,
+        fps=facts.fps,
+        width=facts.width,
+        height=facts.height,
+        content_hash=facts.content_hash,
+    )
 
 
 def test_published_clips_are_bit_equal_to_the_naive_loop(shared_data, tmp_path):
-    samples = []
-    for name in ("v_ucf101_sample.avi", "video_90.mov", "h265_video.mp4"):
-        path = shared_data / "video" / name
-        facts = probe(path)
-        samples.append(
-            replace(
-                TEMPLATE,
-                sample_id=name,
-                path=str(path),
-                frames=facts.counted_frames,
-                fps=facts.fps,
-                width=facts.width,
-                height=facts.height,
-                content_hash=facts.content_hash,
-            )
-        )
+    names = ("v_ucf101_sample.avi", "video_90.mov", "h265_video.mp4")
+    samples = [published_sample(shared_data / "video" / name) for name in names]
     judged = entry(tmp_path, "a", image_size=32)
     design = protocol(coverage=[10, 100], stride=[1, 16])
     judge([judged], samples, design)
-    wanted = naive_scores(judged, samples, design, batch_size=4)
-    table, scores = table_of(judged.folder)
-    assert len(table) == 3 * 4
-    for row, found in zip(rows_of(table), scores, strict=True):
-        assert np.array_equal(found, wanted[row["sample_id"], row["condition"]])
+    assert_bit_equal(judged, samples, design)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "arm_wrestling.mp4",
+        "av1_video.mkv",
+        "flipping_a_pancake.mkv",
+        "h265_video.mp4",
+        "unordered.mov",
+        "video_90.mov",
+        "video_180.mov",
+    ],
+)
+def test_both_decoders_give_equal_bits(shared_data, tmp_path, name):
+    pytest.importorskip("torchcodec")
+    samples = [published_sample(shared_data / "video" / name)]
+    design = protocol(coverage=[10, 100], stride=[1, 16])
+    for decoder in ("pyav", "torchcodec"):
+        judge([entry(tmp_path / decoder, "a")], samples, design, decoder=decoder)
+    assert hashes(tmp_path / "pyav" / "a") == hashes(tmp_path / "torchcodec" / "a")
+
+
+@pytest.mark.parametrize("name", ["v_ucf101_sample.avi", "h264_10bits.mp4"])
+def test_a_file_that_torchcodec_would_get_wrong_stops_judging_with_the_cure(
+    shared_data, tmp_path, name
+):
+    pytest.importorskip("torchcodec")
+    samples = [published_sample(shared_data / "video" / name)]
+    with pytest.raises(DecodeError, match="torchcodec") as caught:
+        judge([entry(tmp_path, "a")], samples, decoder="torchcodec")
+    assert "data.decoder: pyav" in str(caught.value.hint)
 
 
 def test_rows_carry_the_truth_about_each_clip(samples, tmp_path):
@@ -131,9 +154,9 @@ def test_each_file_is_opened_once_for_all_entries_and_conditions(samples, tmp_pa
 
     def count(path: str, indices: Any, **settings: Any) -> Any:
         opened.append(path)
-        return read_frames(path, indices, **settings)
+        return read_chunks(path, indices, **settings)
 
-    monkeypatch.setattr("regatta.data.loader.read_frames", count)
+    monkeypatch.setattr("regatta.evaluation.judge.read_chunks", count)
     entries = [entry(tmp_path, "a"), entry(tmp_path, "bb", frames=8, image_size=16)]
     cost = judge(entries, samples)
     assert sorted(opened) == sorted(sample.path for sample in samples)
@@ -163,7 +186,7 @@ def test_a_stop_keeps_finished_parts_and_the_rest_follows(samples, tmp_path):
     with pytest.raises(StopRequested, match="judging"):
         judge([judged], samples, stop=stop, report=stop_after_two)
     assert len(parts_of(judged.folder)) == 2
-    assert not [t for t in threading.enumerate() if t.name.startswith("regatta-read")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("regatta-")]
     judge([judged], samples)
     whole = entry(tmp_path / "whole", "a")
     judge([whole], samples)
@@ -243,20 +266,52 @@ def test_a_file_that_is_gone_stops_judging_with_its_path(samples, tmp_path):
 
 
 def test_decoded_pictures_live_only_in_the_reading_threads(samples, tmp_path, monkeypatch):
+    """A few frames at a time, whatever the length of a video and the number of videos."""
+    frame_bytes = 24 * 32 * 3
+    monkeypatch.setattr("regatta.evaluation.grid.CHUNK_BYTES", 4 * frame_bytes)
     living: list[int] = []
-    counts: list[int] = []
+    peaks: list[int] = []
 
     def track(path: str, indices: Any, **settings: Any) -> Any:
-        frames = read_frames(path, indices, **settings)
-        living.append(1)
-        counts.append(len(living))
-        weakref.finalize(frames.images, living.pop)
-        return frames
+        for images in read_chunks(path, indices, **settings):
+            living.append(len(images))
+            peaks.append(sum(living))
+            weakref.finalize(images, living.remove, len(images))
+            yield images
 
-    monkeypatch.setattr("regatta.data.loader.read_frames", track)
+    monkeypatch.setattr("regatta.evaluation.judge.read_chunks", track)
     many = [replace(s, sample_id=f"{k}-{s.sample_id}") for k in range(6) for s in samples]
     judge([entry(tmp_path, "a")], many, part_samples=100, decode_threads=2)
-    assert len(counts) == 42
-    # One in each of two threads, and one being handed over.
-    assert max(counts) <= 3
+    assert len(peaks) > 2 * 42
+    # In each of two threads the piece in hand, and the one before it until it is let go.
+    assert max(peaks) <= 4 * 4
     assert not living
+
+
+def test_torch_threads_are_as_before_after_judging(samples, tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        judge([entry(tmp_path, "a")], samples[:3])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_batches_side_by_side_give_the_bits_of_one_thread(samples, tmp_path):
+    before = torch.get_num_threads()
+    entries = {n: [entry(tmp_path / str(n), "a"), entry(tmp_path / str(n), "bb")] for n in (1, 3)}
+    for threads, pair in entries.items():
+        torch.set_num_threads(threads)
+        try:
+            judge(pair, samples, batch_size=2)
+        finally:
+            torch.set_num_threads(before)
+    for alone, together in zip(entries[1], entries[3], strict=True):
+        assert hashes(alone.folder) == hashes(together.folder)
+
+
+def test_pictures_of_another_size_than_the_manifest_says_are_refused(samples, tmp_path):
+    with pytest.raises(DecodeError, match="are 32x24, but the manifest says 48x24") as caught:
+        judge([entry(tmp_path, "a")], [replace(samples[0], width=48)])
+    assert caught.value.where == samples[0].path

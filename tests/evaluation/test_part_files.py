@@ -177,8 +177,9 @@ def test_a_part_counts_only_with_exactly_its_rows(samples, tmp_path):
 
 
 def test_ceiling_is_the_mean_chance_of_the_ideal_reader(samples, tmp_path):
-    def oracle(sample: Sample, indices: Any, *, bonus: float) -> float:
-        return bonus + (len(set(indices)) == 4 and sample.label == 0)
+    def oracle(sample: Sample, shown: Any, *, bonus: float) -> float:
+        assert all(len(picture) == 1 for picture in shown)
+        return bonus + (len(shown) == 4 and sample.label == 0)
 
     ceiling = write_ceiling(
         tmp_path, samples, GRID, model_frames=4, oracle=oracle, options={"bonus": 0.25}
@@ -187,3 +188,27 @@ def test_ceiling_is_the_mean_chance_of_the_ideal_reader(samples, tmp_path):
     assert ceiling["c25s16"] == 0.25
     assert ceiling["c100s1"] == pytest.approx(0.25 + 3 / 7)
     assert read_json(tmp_path / "ceiling.json") == ceiling
+
+
+def test_the_ideal_reader_is_given_every_picture_of_all_views_once(samples, tmp_path):
+    asked: list[list[tuple[int, ...]]] = []
+
+    def oracle(_: Sample, shown: Any) -> float:
+        asked.append(list(shown))
+        return 1.0
+
+    design = protocol("multi-view", views=["1x1", "2x3"], stride=1)
+    write_ceiling(tmp_path, samples[:1], design, model_frames=4, oracle=oracle, options={})
+    # 20 frames: the one window of 4 in the middle, then the first and the last.
+    assert asked == [
+        [(8,), (9,), (10,), (11,)],
+        [(0,), (1,), (2,), (3,), (16,), (17,), (18,), (19,)],
+    ]
+
+
+def test_conditions_without_a_ceiling_are_absent(samples, tmp_path):
+    design = protocol("controls")
+    ceiling = write_ceiling(
+        tmp_path, samples, design, model_frames=4, oracle=lambda *_: 1.0, options={}
+    )
+    assert list(ceiling) == ["full", "one-frame", "static"]

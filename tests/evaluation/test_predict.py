@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
+from threading import Event, Semaphore, Thread
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from regatta.config.schema import EntrySection
 from regatta.core.errors import RunError, StopRequested
 from regatta.data.transforms import normalise
-from regatta.evaluation.predict import BatchedForward, DeviceTimer, JudgedEntry
+from regatta.evaluation.predict import (
+    SIDE_BY_SIDE_BYTES,
+    BatchedForward,
+    DeviceTimer,
+    ForwardPool,
+    JudgedEntry,
+    batches_side_by_side,
+)
 from regatta.models.spec import ModelSpec, resolve_model
 
 CPU = torch.device("cpu")
@@ -200,3 +211,95 @@ def test_timer_gives_what_was_measured_since_the_last_look():
         sum(range(10_000))
     assert timer.take() > 0
     assert timer.take() == 0
+
+
+@pytest.mark.parametrize("model", ["cnn3d", "timesformer", "videomae", "vivit"])
+def test_batches_side_by_side_have_equal_bits_and_keep_their_order(model):
+    entry = real_entry(model)
+    frames, rows = clips_of(entry, 9)
+    plain = forward(entry, 2)
+    plain.add(frames, rows)
+    wanted, _ = plain.finish()
+    with closing(ForwardPool(3, threads=3)) as pool:
+        batched = forward(entry, 2, pool=pool)
+        batched.add(frames, rows[:4])
+        batched.add(frames, rows[4:])
+        scores, seconds = batched.finish()
+    assert np.array_equal(scores, wanted)
+    assert seconds > 0
+
+
+def test_queued_clips_are_not_touched_by_later_ones():
+    entry, gate = tiny_entry(), Event()
+
+    class Waits(TinyConv):
+        def forward(self, video: torch.Tensor) -> torch.Tensor:
+            assert gate.wait(30)
+            return super().forward(video)
+
+    torch.manual_seed(0)
+    waiting = tiny_entry(Waits())
+    frames, rows = clips_of(entry, 4)
+    with closing(ForwardPool(1, threads=1)) as pool:
+        batched = forward(waiting, 2, pool=pool)
+        batched.add(frames, rows)
+        gate.set()
+        scores, _ = batched.finish()
+    assert np.array_equal(scores, np.stack([alone(waiting, frames, row, 2) for row in rows]))
+
+
+def test_clips_do_not_pile_up_before_a_slow_model():
+    gate, running = Event(), Semaphore(0)
+
+    def slow() -> None:
+        running.release()
+        assert gate.wait(30)
+
+    done: list[int] = []
+    with closing(ForwardPool(1, threads=1)) as pool:
+        pool.submit(slow)
+        assert running.acquire(timeout=30)
+        pool.submit(lambda: done.append(1))
+        third = Thread(target=lambda: pool.submit(lambda: done.append(2)))
+        third.start()
+        # One runs, one waits; the third is not even taken.
+        third.join(0.05)
+        assert third.is_alive()
+        gate.set()
+        third.join(30)
+    assert done in ([1], [1, 2])
+
+
+def test_a_failure_in_another_thread_names_the_run():
+    class Broken(TinyConv):
+        def forward(self, video: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError(f"no kernel for {video.dtype}")
+
+    with closing(ForwardPool(2, threads=2)) as pool:
+        batched = forward(tiny_entry(Broken()), 2, pool=pool)
+        batched.add(*clips_of(tiny_entry(), 2))
+        with pytest.raises(RunError, match="no kernel") as caught:
+            batched.finish()
+    assert caught.value.where == "tiny-s0"
+
+
+@given(
+    frames=st.integers(1, 64),
+    side=st.integers(8, 512),
+    batch_size=st.integers(1, 64),
+    threads=st.integers(1, 64),
+)
+def test_batches_side_by_side_share_the_cores_evenly_and_bound_memory(
+    frames, side, batch_size, threads
+):
+    workers = batches_side_by_side(
+        [tiny_spec(frames, side), tiny_spec(1, 8)], batch_size=batch_size, threads=threads
+    )
+    assert threads % workers == 0
+    floats = batch_size * frames * 3 * side * side
+    assert workers == 1 or workers * floats * 4 <= SIDE_BY_SIDE_BYTES
+
+
+def test_tiny_models_use_every_core_and_large_ones_share_them():
+    assert batches_side_by_side([tiny_spec(32, 32)], batch_size=16, threads=4) == 4
+    assert batches_side_by_side([tiny_spec(32, 224)], batch_size=16, threads=4) == 1

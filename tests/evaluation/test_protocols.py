@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regatta.config.schema import ProtocolSection
 from regatta.core.errors import ConfigError, UnknownNameError
 from regatta.core.registry import PROTOCOLS
 from regatta.evaluation.protocols import (
@@ -16,14 +19,26 @@ from regatta.evaluation.protocols import (
     degenerate_groups,
     identical_to,
     plan_all,
-    resolve_protocol,
     still_conditions,
 )
 from regatta.records.predictions import Condition
+from tests.evaluation.designs import resolve
+
+DESIGNS = {
+    "plain": "plain",
+    "temporal-grid": "c100s1",
+    "temporal-grid-legacy": "c100s1",
+    "matched": "k16",
+    "span": "w100",
+    "antialias": "s1-point",
+    "controls": "full",
+    "multi-view": "v1x1",
+    "sliding": "at50",
+}
+"""Name -> its reference condition."""
 
 
-def resolve(name: str, **options: Any) -> Protocol:
-    return resolve_protocol(ProtocolSection.model_validate({"name": name, "options": options}))
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "protocols"
 
 
 def grid(**options: Any) -> Protocol:
@@ -93,7 +108,7 @@ def test_random_windows_differ_between_samples_and_repeat_by_seed():
 
 def test_random_windows_without_a_sample_id_are_refused():
     """All clips of one length would silently share one window."""
-    with pytest.raises(ConfigError, match="without a sample id"):
+    with pytest.raises(ConfigError, match="no sample id"):
         plan_all(grid(placement="random"), 100, 25.0, 8)
 
 
@@ -146,12 +161,85 @@ def test_unknown_protocol_names_the_nearest():
     assert "temporal-grid" in str(caught.value)
 
 
-def test_protocols_are_found_by_name_without_importing_them():
-    assert {"plain", "temporal-grid"} <= set(PROTOCOLS.names())
+def test_protocols_are_listed_with_options_without_importing_them():
+    script = (
+        "import sys\n"
+        "from regatta.core.registry import PROTOCOLS\n"
+        "for name, entry in sorted(PROTOCOLS.listed.items()):\n"
+        "    assert entry.summary.endswith('.'), name\n"
+        "    print(name, *(entry.options or {}))\n"
+        "assert not [name for name in sys.modules if name.startswith('regatta.evaluation')]\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert child.stdout.splitlines() == [
+        "antialias stride pad",
+        "controls shuffle_seed",
+        "matched frames pad",
+        "multi-view views stride pad average",
+        "plain",
+        "sliding windows coverage stride",
+        "span coverage frames pad",
+        "temporal-grid coverage stride placement placement_seed pad",
+        "temporal-grid-legacy coverage stride base",
+    ]
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_every_design_has_a_page_with_its_options_reference_and_command(name):
+    page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    for option in PROTOCOLS.listed[name].options or {}:
+        assert f"`{option}`" in page
+    assert f"`{DESIGNS[name]}`" in page
+    assert f"--set protocol.name={name}" in page
+    assert f"({name}.md)" in (DOCS / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_design_resolves_in_a_process_that_loaded_only_this_one_file():
+    script = (
+        "import sys\n"
+        "from regatta.config.schema import ProtocolSection\n"
+        "from regatta.evaluation.protocols import resolve_protocol\n"
+        "for name in sys.argv[1:]:\n"
+        "    assert resolve_protocol(ProtocolSection(name=name)).name == name\n"
+    )
+    subprocess.run([sys.executable, "-c", script, *DESIGNS], check=True)
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_the_default_reference_is_the_one_that_reports_rely_on(name):
+    assert resolve(name).reference.id == DESIGNS[name]
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_axes_name_what_every_condition_carries_and_survive_json(name):
+    protocol = resolve(name)
+    for condition in protocol.conditions:
+        assert tuple(condition.axes) == protocol.axes
+        assert json.loads(json.dumps(condition.axes)) == condition.axes
+    assert protocol.without_ceiling <= {condition.id for condition in protocol.conditions}
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+@given(total=st.integers(1, 300), model_frames=st.integers(1, 40))
+@settings(max_examples=25)
+def test_every_view_of_every_design_fits_the_model_and_the_clip(name, total, model_frames):
+    protocol = resolve(name)
+    for condition in protocol.conditions:
+        views = protocol.plan_views(total, 30.0, condition, model_frames, sample_id="a")
+        again = protocol.plan_views(total, 30.0, condition, model_frames, sample_id="a")
+        assert views == again
+        for view in views:
+            assert 0 <= view.crop <= 1
+            assert len(view.plan.indices) == len(view.plan.shown) == model_frames
+            assert all(0 <= f < total for blend in view.plan.shown for f in blend)
+            assert 0 <= view.plan.pad_share < 1
+            assert view.plan.span_seconds <= (total - 1) / 30.0 + 1e-9
 
 
 def test_a_protocol_needs_distinct_ids_and_one_reference():
-    plan = resolve("plain").plan
+    plan = resolve("plain").plan_views
     with pytest.raises(ConfigError, match="one reference"):
         Protocol("twice", [Condition("a", {}, True), Condition("a")], plan)
     with pytest.raises(ConfigError, match="one reference"):

@@ -73,6 +73,16 @@ def clips() -> Callable[..., torch.Tensor]:
     return draw
 
 
+@pytest.fixture(scope="session")
+def library_logits() -> Callable[[Any, torch.Tensor], torch.Tensor]:
+    """Logits of a library model, whatever it calls its input."""
+
+    def run(library: Any, video: torch.Tensor) -> torch.Tensor:
+        return library(**{library.main_input_name: video}).logits
+
+    return run
+
+
 @pytest.fixture
 def saved(tmp_path: Path, tiny_spec, lively, classes):
     """saved("videomae") -> (folder, module, spec): a lively tiny model on disk."""

@@ -24,7 +24,7 @@ from regatta.models.spec import (
     resolve_model,
 )
 
-MODEL_NAMES = ["cnn3d", "timesformer", "videomae", "vivit"]
+MODEL_NAMES = ["cnn3d", "timesformer", "videomae", "vivit", "vjepa2"]
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "regatta"
 
 

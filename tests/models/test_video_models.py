@@ -19,7 +19,7 @@ from transformers import (
 from regatta.models.attention import SdpaSelfAttention
 from regatta.models.spec import enable_gradient_checkpointing
 
-MODEL_NAMES = ["cnn3d", "timesformer", "videomae", "vivit"]
+MODEL_NAMES = ["cnn3d", "timesformer", "videomae", "vivit", "vjepa2"]
 
 
 def library_timesformer(spec) -> TimesformerForVideoClassification:

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from regatta.config.expand import expand_study
 from regatta.core.errors import ConfigError
 from regatta.core.files import read_json, write_json
-from regatta.orchestrate.plan import is_prepared, plan_study
+from regatta.orchestrate.devices import Gpu, Machine, Memory
+from regatta.orchestrate.plan import is_prepared, plan_study, start_together
 from regatta.orchestrate.run_states import remember_in_run_json
 from regatta.records.metrics_stream import append_metrics
 from tests.orchestrate.toy import Toy, toy_mapping
@@ -118,6 +120,39 @@ def test_the_longest_training_starts_first(tmp_path: Path):
         )
     order = [task.run_ids[0] for task in plan_study(toy.folder, toy.study).of_kind("train")]
     assert order == [toy.run_id(name) for name in ("cyd", "dan", "bob", "ann")]
+
+
+def sharing(toy: Toy, *, seeds: list[int], **launch: object) -> Toy:
+    launch = {**toy.mapping.get("launch", {}), "share": True, **launch}
+    return Toy(toy.root, {**toy.mapping, "seeds": seeds, "launch": launch})
+
+
+def test_runs_that_share_their_clips_start_one_seed_after_the_other(tmp_path: Path):
+    toy = sharing(Toy(tmp_path, toy_mapping(("ann", "bob"))), seeds=[7, 3])
+    toy.prepare()
+    seeds = {spec.run_id: spec.seed for spec in expand_study(toy.study)}
+    plan = plan_study(toy.folder, toy.study)
+    assert [seeds[task.run_ids[0]] for task in plan.of_kind("train")] == [7, 7, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "launch", "expected"),
+    [
+        (2, 0, {}, 3),  # all entries, on however few cores
+        (8, 0, {}, 8),
+        (2, 0, {"max_parallel": 2}, 2),
+        (2, 0, {"share": False}, None),
+        (2, 1, {"device": "auto"}, None),  # on GPUs the places are their shares
+    ],
+)
+def test_runs_that_share_their_clips_have_a_place_each(
+    tmp_path: Path, cores: int, gpus: int, launch: dict, expected: int | None
+):
+    toy = Toy(tmp_path, toy_mapping(("ann", "bob", "cyd")))
+    toy = sharing(toy, seeds=[0, 1], **{"device": "cpu", "max_parallel": None, **launch})
+    found = tuple(Gpu(number, f"GPU-{number}", "toy", 8.0, 8.0) for number in range(gpus))
+    machine = Machine(cores, Memory(8.0, 8.0), found)
+    assert start_together(toy.study, machine).max_parallel == expected
 
 
 def test_the_length_of_training_counts_too(tmp_path: Path):

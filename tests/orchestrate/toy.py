@@ -211,7 +211,9 @@ class Toy:
             write_json(self.run(entry).predictions(protocol) / "complete.json", {"parts": {}})
 
     def arguments(self, verb: str) -> list[str]:
-        target = [str(self.file)] if verb in {"run", "supervise"} else [str(self.folder.path)]
+        target = (
+            [str(self.file)] if verb in {"run", "train", "supervise"} else [str(self.folder.path)]
+        )
         return [*target, "--runs", str(self.runs_root)]
 
     def call(self, verb: str = "run", *arguments: str, seconds: float = 60) -> Finished:

@@ -37,6 +37,12 @@ def run(
     raise typer.Exit(code)
 
 
+def train(study: StudyFile, runs: Runs = RUNS) -> None:
+    raise typer.Exit(
+        launch(study, runs=runs, only=("prepare", "train"), worker_command=WORKER_COMMAND)
+    )
+
+
 def supervise(study: StudyFile, runs: Runs = RUNS) -> None:
     """The supervisor alone: no comparison, no report."""
     chosen = load_study(study)
@@ -53,7 +59,7 @@ def supervise(study: StudyFile, runs: Runs = RUNS) -> None:
 if __name__ == "__main__":
     register_toys()
     app = typer.Typer()
-    for verb in (run, supervise, status.status, stop.stop, watch.watch):
+    for verb in (run, train, supervise, status.status, stop.stop, watch.watch):
         app.command()(verb)
     try:
         app()

@@ -41,7 +41,7 @@ def next_order(kind: str, names: list[str], **facts: Any) -> str:
             break
     me = this_process()
     record = {"kind": kind, "names": names, "order": order, "argv": sys.argv, **facts}
-    keys = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+    keys = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "RANK", "MASTER_PORT")
     record |= {"pid": me.pid, "started": me.started, "env": {k: os.environ.get(k) for k in keys}}
     append_json_line(ROOT / "starts.jsonl", record)
     return order

@@ -12,7 +12,8 @@ from regatta.records.run_folder import StudyFolder
 from regatta.report.browser import browser_view
 from regatta.report.contents import fact_text, interval_cell
 from regatta.report.material import Material
-from regatta.report.page import grid_sentences, verdict_parts
+from regatta.report.page import verdict_parts
+from regatta.report.truths import condition_truths
 
 COVERAGES, STRIDES = (50, 100), (1, 4)
 
@@ -151,12 +152,12 @@ def test_notes_say_which_entries_see_a_still_frame() -> None:
     )
 
 
-def test_grid_sentences_join_entries_that_share_a_truth() -> None:
+def test_truths_join_entries_that_share_a_truth() -> None:
     rows = full_grid("vivit") + full_grid("videomae")
     for place in (0, 4):
         rows[place]["still_share"] = 1.0
     rows[5]["identical_to"], rows[4]["identical_to"] = ["c50s1"], ["c50s4"]
-    assert grid_sentences(material(rows)) == [
+    assert condition_truths(material(rows)) == [
         "vivit and videomae: one still frame in c50s1.",
         "videomae: identical clips in c50s1 = c50s4.",
     ]

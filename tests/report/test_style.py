@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from pathlib import Path
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTFont
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex, to_rgb
-from matplotlib.font_manager import findfont
+from matplotlib.font_manager import findfont, fontManager
 from PIL import Image
 
 from regatta.report.style import (
+    FALLBACK_FONTS,
     PALETTE,
     accuracy_colormap,
     clean_text,
     common_scale,
+    figure_fonts,
     figure_label,
     figure_style,
+    font_faces,
     ink_on,
     name_labels,
     new_figure,
@@ -168,3 +175,58 @@ def test_settings_of_the_caller_neither_leak_in_nor_change() -> None:
             assert mpl.rcParams["text.usetex"] is False
             assert mpl.rcParams["font.size"] == 8.0
         assert mpl.rcParams["font.size"] == 31.0
+
+
+@pytest.fixture
+def chinese_font(tmp_path: Path) -> Iterator[None]:
+    """A font called Noto Sans SC with the two letters of 转左, installed for one test."""
+    path = tmp_path / "chinese.ttf"
+    builder = FontBuilder(1000, isTTF=True)
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in ((0, 900), (900, 900), (900, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    names = [".notdef", "turn", "left"]
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap({ord("转"): "turn", ord("左"): "left"})
+    builder.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": "Noto Sans SC", "styleName": "Regular"})
+    builder.setupOS2(sTypoAscender=900, usWinAscent=900, usWinDescent=100)
+    builder.setupPost()
+    builder.save(path)
+    before = list(fontManager.ttflist)
+    fontManager.addfont(str(path))
+    forget_fonts()
+    yield
+    fontManager.ttflist[:] = before
+    forget_fonts()
+
+
+def forget_fonts() -> None:
+    figure_fonts.cache_clear()
+    font_faces.cache_clear()
+    # matplotlib remembers which file a family is; it has no public way to forget.
+    fontManager._findfont_cached.cache_clear()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("chinese_font")
+def test_letters_of_an_installed_fallback_font_are_drawn_in_all_formats() -> None:
+    assert "Noto Sans SC" in figure_fonts()
+    assert figure_label("转左 turn") == "转左 turn"
+    with figure_style():
+        figure = new_figure(2, 1)
+        figure.text(0.1, 0.5, figure_label("转左"), fontsize=20)
+        formats = render(figure)
+    with Image.open(io.BytesIO(formats["png"])) as picture:
+        dark = (np.asarray(picture.convert("L")) < 128).sum()
+    # Both letters are squares of 0.9 em: 20 points at 150 dpi are 41.7 pixels.
+    assert dark == pytest.approx(2 * (0.9 * 20 * 150 / 72) ** 2, rel=0.1)
+
+
+def test_without_a_fallback_font_unknown_letters_are_boxes_and_nothing_warns() -> None:
+    installed = {entry.name for entry in fontManager.ttflist}
+    assert figure_fonts() == ("DejaVu Sans", *(f for f in FALLBACK_FONTS if f in installed))
+    assert figure_label("\U0001f9ff") in ("□", "\U0001f9ff")

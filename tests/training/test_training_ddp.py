@@ -1,10 +1,12 @@
-"""Two processes train what one process trains, decide together and end together."""
+"""Several processes train what one process trains, decide together and end together."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 from regatta.core.errors import ConfigError, DeviceError, RecordError
 from regatta.training.distributed import ONE_PROCESS, process_group
 from regatta.training.loop import train_run
+from tests.training.ranks_on_files import EPOCHS, TRAINED, one_thread, train_on_files, write_samples
 from tests.training.tiny_training import outcome
 from tests.training.two_ranks import CLIPS, rank_run
 
@@ -27,11 +30,17 @@ CPU = torch.device("cpu")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which two real processes, started by torchrun, went through all scenarios."""
     folder = tmp_path_factory.mktemp("ranks")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [sys.executable, *launch, "-m", "tests.training.two_ranks", str(folder)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    torchrun(2, "tests.training.two_ranks", str(folder))
     return folder
+
+
+def torchrun(processes: int, module: str, *arguments: str) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [sys.executable, *launch, "-m", module, *arguments]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +130,68 @@ def test_ranks_that_cannot_meet_are_a_named_error(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(DeviceError, match="cannot reach each other"), process_group("ddp", CPU):
         pass
+
+
+BATCH_SIZE = 2
+"""Clips per process and step: 7 clips are 4 + 3 for two processes, 6 + 1 for three."""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real video files, and what two and three processes made of them."""
+    folder = tmp_path_factory.mktemp("files")
+    samples = [asdict(sample) for sample in write_samples(folder)]
+    (folder / "samples.json").write_text(json.dumps(samples))
+    for processes in (2, 3):
+        torchrun(processes, "tests.training.ranks_on_files", str(folder), str(BATCH_SIZE))
+    return folder
+
+
+@pytest.fixture(params=[2, 3])
+def world(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+def saw(files: Path, world: int) -> list[dict[str, Any]]:
+    folder = files / f"world-{world}"
+    return [json.loads((folder / f"saw-{rank}.json").read_text()) for rank in range(world)]
+
+
+def alone(files: Path, path: Path, world: int) -> dict[str, Any]:
+    """One process with the global batch of `world` of them."""
+    with one_thread():
+        return train_on_files(files, path, batch_size=BATCH_SIZE * world)
+
+
+def test_every_video_is_seen_exactly_once_per_epoch_over_all_processes(files: Path, world: int):
+    shares = [rank["seen"] for rank in saw(files, world)]
+    expected = Counter({f"v{number:02d}.avi": 1 for number in range(TRAINED)})
+    for epoch in range(EPOCHS):
+        assert sum((Counter(share[str(epoch)]) for share in shares), Counter()) == expected
+
+
+def test_processes_on_video_files_learn_what_one_learns_to_1e_5(
+    files: Path, tmp_path: Path, world: int
+):
+    alone(files, tmp_path, world)
+    one, many = outcome(tmp_path), outcome(files / f"world-{world}")
+    for first, second in zip(one["history"], many["history"], strict=True):
+        assert second == pytest.approx(first, abs=1e-5)
+        assert second["val_accuracy"] == first["val_accuracy"]
+    weights = [
+        load_file(path / "model" / "model.safetensors")
+        for path in (tmp_path, files / f"world-{world}")
+    ]
+    for key in weights[0]:
+        torch.testing.assert_close(weights[0][key], weights[1][key], rtol=0, atol=1e-5)
+    assert many["samples_seen"] == one["samples_seen"] == TRAINED * EPOCHS
+
+
+def test_equal_weights_score_equal_accuracy_in_any_number_of_processes(
+    files: Path, tmp_path: Path, world: int
+):
+    one = alone(files, tmp_path, world)["score"]
+    for rank in saw(files, world):
+        assert rank["score"]["accuracy"] == one["accuracy"]
+        assert rank["score"]["samples"] == one["samples"] == 5
+        assert rank["score"]["loss"] == pytest.approx(one["loss"], abs=1e-6)

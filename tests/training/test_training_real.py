@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from regatta.config.schema import DataSection, EntrySection
 from regatta.core.errors import StopRequested
 from regatta.core.seeds import stream
 from regatta.core.signals import StopFlag
+from regatta.data.clip_recipe import ClipRecipe
 from regatta.data.loader import Batch, ClipLoader
 from regatta.data.manifest import Manifest
 from regatta.data.scan import build_manifest
@@ -50,15 +51,16 @@ def real_run(
     """Arguments of `train_run` as the worker would give them."""
     entry = {"name": "e", "model": model, "size": "tiny", "checkpoint": "none", "options": options}
     spec = resolve_model(EntrySection.model_validate(entry), len(manifest.classes), seed=3)
-    shape: dict[str, Any] = {"frames": spec.frames, "image_size": spec.image_size}
-    shape |= {"resize": spec.resize, "batch_size": 4, "seed": 3, "threads": 1}
+    fixed = ClipRecipe(spec.frames, spec.image_size, spec.resize, augment="none")
+    moving = replace(fixed, augment="standard")
+    shape: dict[str, Any] = {"batch_size": 4, "seed": 3, "threads": 1}
     run = tiny_run(path, classes=manifest.classes, seed=3, **{"epochs": 2, "lr": 1e-3, **recipe})
     return {
         **run,
         "module": spec.build(len(manifest.classes)),
         "spec": spec,
-        "train_loader": ClipLoader(manifest.split("train"), augment="standard", **shape),
-        "validation": ClipLoader(manifest.split("validation"), augment="none", **shape),
+        "train_loader": ClipLoader(manifest.split("train"), recipe=moving, **shape),
+        "validation": ClipLoader(manifest.split("validation"), recipe=fixed, **shape),
     }
 
 

@@ -192,7 +192,8 @@ def bootstrap_accuracy(
     """Resample groups (and seeds) of all runs at once.
 
     Args:
-        correct: bool [U, C, N], the same samples in the same order for all runs.
+        correct: bool [U, C, N], the same samples in the same order for all runs; or whole numbers
+            from 0, whose mean over samples then takes the place of the accuracy.
         groups: [N], what a sample must never be separated from.
         entry_of_run: [U], position of each run's entry; entries are 0..E-1, each with a run.
         seed: of the named stream, so that the same data give the same interval.
@@ -278,8 +279,8 @@ def _replicate_blocks(
 ) -> Iterator[np.ndarray]:
     """Accuracies [r, U, C] of successive blocks of replicates."""
     runs, groups, cells = right.shape
-    exact = groups * int(sizes.max()) < EXACT_FLOAT32
-    dtype = np.float32 if exact else np.float64
+    largest = max(int(sizes.max()), int(right.max(initial=0)))
+    dtype = np.float32 if groups * largest < EXACT_FLOAT32 else np.float64
     flat = right.transpose(1, 0, 2).reshape(groups, runs * cells).astype(dtype)
     table = np.concatenate([flat, sizes[:, None].astype(dtype)], axis=1)
     for weights in draw_group_weights(rng, groups, replicates):

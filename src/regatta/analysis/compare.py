@@ -22,7 +22,9 @@ from regatta.analysis.cells import (
     class_table,
     result_rows,
 )
+from regatta.analysis.contrasts import contrast_section
 from regatta.analysis.judged import JudgedStudy, read_judged_study
+from regatta.analysis.motion import motion_section
 from regatta.analysis.paired import (
     Pair,
     PairedData,
@@ -31,9 +33,11 @@ from regatta.analysis.paired import (
     compare_pairs,
     mcnemar,
 )
+from regatta.analysis.protocol_words import contrast_methods, protocol_words
 from regatta.analysis.published import FAULTS, across_models, published_analysis
 from regatta.analysis.ranking import rank_entries
 from regatta.analysis.robustness import (
+    class_critical_rates,
     class_sensitivity,
     coverage_drops,
     frame_curve,
@@ -41,11 +45,11 @@ from regatta.analysis.robustness import (
     representative_classes,
 )
 from regatta.analysis.write import write_results
-from regatta.core.files import plain
+from regatta.core.files import plain, read_json
 from regatta.records.predictions import find_condition
-from regatta.records.run_folder import StudyFolder
+from regatta.records.run_folder import RunFolder, StudyFolder
 
-FORMAT = 1
+FORMAT = 2
 
 
 def compare_study(folder: StudyFolder) -> dict[str, Any]:
@@ -69,6 +73,7 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
         "average": rank_entries(bootstrap, np.ones(len(judged.conditions)), judged.entries),
     }
     robustness = _robustness(judged, bootstrap, per_class)
+    contrasts = contrast_section(judged, bootstrap, rows)
     budget = budget_ledger(judged)
     provenance = _provenance(judged, bootstrap, pairs["method"])
     comparison = {
@@ -87,6 +92,8 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
         "pairs": pairs,
         "ranking": ranking,
         "robustness": robustness,
+        "contrasts": contrasts,
+        "motion": motion_section(folder, judged.classes, robustness["entries"]),
         "per_class": _class_section(judged, per_class),
         "published": _published(judged, bootstrap, per_class),
         "budget": budget,
@@ -95,6 +102,8 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
             provenance,
             headline=judged.conditions[headline].id,
             conditions=len(judged.conditions),
+            protocol=protocol_words(judged.study.protocol, judged.conditions),
+            contrasts=contrast_methods(contrasts),
         ),
         "missing": judged.missing,
         "notes": _notes(judged, bootstrap) + budget["warnings"],
@@ -183,7 +192,17 @@ def _entry_notes(judged: JudgedStudy, entry: str) -> list[str]:
         share = float(run.correct.mean())
         if share in (0.0, 1.0):
             notes.append(f"seed {run.seed} is {'right' if share else 'wrong'} on every sample")
-    return notes
+    fitted = (_fitted_positions(judged.folder.run(run.run_id)) for run in judged.runs_of(entry))
+    return notes + list(dict.fromkeys(note for found in fitted for note in found))
+
+
+def _fitted_positions(run: RunFolder) -> list[str]:
+    """What was changed in a checkpoint's position embeddings to take the entry's clips."""
+    keys = read_json(run.weights) if run.weights.is_file() else {}
+    return [
+        f"positions of the checkpoint fitted to the clips: {key} ({what})"
+        for key, what in keys.get("interpolated", {}).items()
+    ]
 
 
 def _pairs(judged: JudgedStudy, bootstrap: Bootstrap, headline: int) -> dict[str, Any]:
@@ -295,11 +314,15 @@ def _robustness(
     entries = {}
     for position, name in enumerate(judged.entries):
         drops = coverage_drops(bootstrap, judged.conditions, position)
-        distinct = judged.runs_of(name)[0].truth["distinct_frames"]
+        truth, mine = judged.runs_of(name)[0].truth, per_class[name]
+        rates = class_critical_rates(
+            mine, judged.conditions, class_counts(judged), truth["rate_hz"]
+        )
         entries[name] = {
             "drops": drops,
-            "curve": frame_curve(bootstrap, distinct, position),
-            "classes": class_sensitivity(per_class[name], judged.conditions, judged.classes, drops),
+            "curve": frame_curve(bootstrap, truth["distinct_frames"], position),
+            "classes": class_sensitivity(mine, judged.conditions, judged.classes, drops),
+            "critical_rate_hz": dict(zip(judged.classes, rates, strict=True)),
         }
     sensitivities = [entry["classes"] for entry in entries.values()]
     return {"entries": entries, "representative_classes": representative_classes(sensitivities)}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from regatta.analysis.concentration import true_log_probability, window_concentration
 from regatta.analysis.robustness import identical_conditions
 from regatta.config.expand import RunSpec, protocol_id
 from regatta.config.schema import Study
@@ -48,6 +49,9 @@ class JudgedRun:
     still_share: np.ndarray
     """Share of samples that show a single distinct frame, [C]."""
     identical: list[list[int]]
+    concentration: np.ndarray | None
+    """How unevenly the true class's probability lies over sliding windows, [N]; None where the
+    conditions are not positions of a window."""
     ceiling: dict[str, float]
     fingerprint: dict[str, Any]
     cost: dict[str, Any]
@@ -183,12 +187,20 @@ def _reduce(predictions: RunPredictions, run: RunFolder) -> JudgedRun:
         truth={name: _mean_present(predictions.truth[name]) for name in TRUTH_COLUMNS},
         still_share=(predictions.truth["distinct_frames"] == 1).mean(axis=1),
         identical=identical_conditions(predictions.clip_keys),
+        concentration=_concentration(predictions),
         ceiling=predictions.ceiling,
         fingerprint=predictions.fingerprint,
         cost=predictions.cost,
         info=run.info(),
         training=read_json(run.training_results) if run.is_trained() else {},
     )
+
+
+def _concentration(predictions: RunPredictions) -> np.ndarray | None:
+    """Read here, because the scores that it needs are let go after each run."""
+    if any(set(condition.axes) != {"position"} for condition in predictions.conditions):
+        return None
+    return window_concentration(true_log_probability(predictions.scores, predictions.labels))
 
 
 def _check_finite(predictions: RunPredictions) -> None:

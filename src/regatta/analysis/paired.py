@@ -218,7 +218,7 @@ def _pairs_of(
     same = _same_answers(data.correct[i], data.correct[j], weights_CM)
     pairs = []
     for m, interval in enumerate(wide):
-        equivalent = _inside(narrow[m], settings.margin)
+        equivalent = inside(narrow[m], settings.margin)
         pairs.append(
             Pair(
                 data.entries[i],
@@ -229,7 +229,7 @@ def _pairs_of(
                 adjusted[m],
                 method,
                 bool(same[m]),
-                _verdict(interval, adjusted[m], alpha, equivalent, bool(same[m])),
+                decide(interval, adjusted[m], alpha, equivalent, bool(same[m])),
                 equivalent,
             )
         )
@@ -250,13 +250,14 @@ def _same_answers(first: np.ndarray, second: np.ndarray, weights_CM: np.ndarray)
     return ~(differs[:, None] & (weights_CM > 0)).any(axis=0)
 
 
-def _inside(interval: Interval, margin: float) -> bool:
+def inside(interval: Interval, margin: float) -> bool:
+    """Whether an interval lies wholly within plus or minus `margin`."""
     if interval.low is None or interval.high is None:
         return False
     return -margin < interval.low and interval.high < margin
 
 
-def _verdict(
+def decide(
     interval: Interval, p_adjusted: float | None, alpha: float, equivalent: bool, same: bool
 ) -> Verdict:
     """Ahead needs both: the corrected test, and an interval (with the seeds in it) without 0."""

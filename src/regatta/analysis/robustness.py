@@ -19,6 +19,8 @@ DROP_CLASSES = ((5, "very high"), (10, "high"), (15, "moderate"), (25, "low"))
 
 BUDGET_SHARE = 0.95
 REPRESENTATIVES = 3
+FEWEST_CLASS_SAMPLES = 5
+"""Below this a class has no critical rate: its accuracy moves in steps of more than 20 %."""
 
 
 def robustness_class(relative_drop_percent: float) -> str:
@@ -156,6 +158,37 @@ def class_sensitivity(
         for k, name in enumerate(classes)
         if np.isfinite(upper[k])
     ]
+
+
+def class_critical_rates(
+    per_class: np.ndarray,
+    conditions: Sequence[Condition],
+    counts: np.ndarray,
+    rate_hz: np.ndarray,
+) -> list[float | None]:
+    """Per class the smallest sampling rate that is nearly enough, in Hz, [K].
+
+    Among the conditions of the largest coverage: the smallest mean rate at which the class has 95 %
+    of its best accuracy over those conditions. A still clip has no rate and takes no part.
+
+    Args:
+        per_class: accuracies [C, K], NaN where a class has no judged sample.
+        counts: judged samples [K]; a class with fewer than 5 gets None.
+        rate_hz: [C], mean over samples, NaN where no sample has a rate.
+    """
+    axes = grid_axes(conditions)
+    if axes is None:
+        return [None] * len(counts)
+    widest = np.flatnonzero((axes[0] == axes[0].max()) & np.isfinite(rate_hz))
+    found: list[float | None] = []
+    for k, count in enumerate(counts):
+        accuracy = per_class[widest, k]
+        if count < FEWEST_CLASS_SAMPLES or not len(widest) or accuracy.max() <= 0:
+            found.append(None)
+            continue
+        enough = accuracy >= BUDGET_SHARE * accuracy.max()
+        found.append(float(rate_hz[widest][enough].min()))
+    return found
 
 
 def representative_classes(sensitivities: list[list[dict[str, Any]]]) -> dict[str, Any]:

@@ -127,3 +127,44 @@ def drops_csv(rows: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     header = ["class", f"acc_{settings['coverage']:g}", f"acc_{settings['low_coverage']:g}", "drop"]
     ordered = sorted(rows, key=lambda row: (-row["drop"], row["class"]))
     return csv_text(header, ([row[k] for k in ("class", "high", "low", "drop")] for row in ordered))
+
+
+CONTRAST_COLUMNS = ("entry", "contrast", "first", "second")
+ENDS = ("estimate", "low", "high")
+
+
+def contrasts_csv(rows: list[dict[str, Any]]) -> str:
+    """`contrasts.csv`: one row per contrast of two conditions within an entry, in points.
+
+    Loss and recovered share are given for the protocol `antialias` only.
+    """
+    header = [*CONTRAST_COLUMNS, "difference_points", "low", "high", "p_value", "p_adjusted"]
+    header += ["verdict", "reading", "loss_points", "loss_low", "loss_high"]
+    header += ["recovered_share", "share_low", "share_high"]
+    header += ["ceiling_first", "ceiling_second", "sentence"]
+    return csv_text(header, map(_contrast_row, rows))
+
+
+def _contrast_row(row: dict[str, Any]) -> list[Any]:
+    loss, share = row.get("loss_points") or {}, row.get("recovered_share") or {}
+    return [
+        *(row[key] for key in CONTRAST_COLUMNS),
+        *(row["difference_points"][end] for end in ENDS),
+        *(row[key] for key in ("p_value", "p_adjusted", "verdict", "reading")),
+        *(loss.get(end) for end in ENDS),
+        *(share.get(end) for end in ENDS),
+        *(row[key] for key in ("ceiling_first", "ceiling_second", "sentence")),
+    ]
+
+
+def motion_csv(rows: list[dict[str, Any]], entries: Sequence[str]) -> str:
+    """`motion_spectra.csv`: what a class's motion needs beside what each entry needed, in Hz."""
+    names = ("class", "samples", "dominant_hz", "f95_hz", "nyquist_needed_hz")
+    header = [*names, *(f"critical_rate_{entry}" for entry in entries)]
+    return csv_text(
+        header,
+        (
+            [*(row[key] for key in names), *(row["critical_rate_hz"].get(e) for e in entries)]
+            for row in rows
+        ),
+    )

@@ -76,8 +76,15 @@ def single_sentence(
     )
 
 
-def methods_paragraph(provenance: dict[str, Any], *, headline: str, conditions: int) -> str:
-    """A paragraph that a paper can take, with citations."""
+def methods_paragraph(
+    provenance: dict[str, Any], *, headline: str, conditions: int, protocol: str, contrasts: str
+) -> str:
+    """A paragraph that a paper can take, with citations.
+
+    Args:
+        protocol: how clips were planned, in sentences. contrasts: how conditions were set against
+            each other; empty where they were not.
+    """
     p = provenance
     level = f"{100 * p['confidence']:g} %"
     seeds = p["seeds_per_entry"]
@@ -102,16 +109,17 @@ def methods_paragraph(provenance: dict[str, Any], *, headline: str, conditions: 
     family = f"corrected by {correction}" if correction else "not corrected"
     return (
         f"All {count(len(seeds), 'model')} were judged on the same {count(p['n'], 'sample')} from "
-        f"{count(p['groups'], 'group')} in {count(conditions, 'condition')}; the headline is "
-        f"condition {headline}. {level} intervals come from a clustered bootstrap (Efron and "
-        f"Tibshirani 1993) with {p['replicates']:,} replicates: {resampled}{outer}. Percentiles "
-        "were widened to Student's t (Hesterberg 2015); shares with fewer than 20 effective "
-        "errors or hits have exact binomial intervals at their effective sample size (Korn and "
-        "Graubard 1998). Differences were tested by flipping the sign of whole groups "
+        f"{count(p['groups'], 'group')} in {count(conditions, 'condition')}. {protocol} The "
+        f"headline is condition {headline}. {level} intervals come from a clustered bootstrap "
+        f"(Efron and Tibshirani 1993) with {p['replicates']:,} replicates: {resampled}{outer}. "
+        "Percentiles were widened to Student's t (Hesterberg 2015); shares with fewer than 20 "
+        "effective errors or hits have exact binomial intervals at their effective sample size "
+        "(Korn and Graubard 1998). Differences were tested by flipping the sign of whole groups "
         f"({p['permutation']}), and p-values over all pairs of models were {family}. A model is "
         "called ahead when the corrected p-value is below "
         f"{1 - p['confidence']:.2g} and the interval of the difference excludes 0, and equivalent "
         f"when two one-sided tests (Schuirmann 1987) place it within "
         f"{count_points(p['margin_points'])}. Exact McNemar tests (1947) and Cochran's Q (1950) "
-        f"accompany the headline; they do not take groups into account.{noise}"
+        f"accompany the headline; they do not take groups into account."
+        f"{f' {contrasts}' if contrasts else ''}{noise}"
     )

@@ -30,6 +30,7 @@ def write_results(folder: StudyFolder, comparison: dict[str, Any]) -> dict[str, 
         **_result_tables(comparison),
         **_class_tables(comparison),
         **_published_files(comparison),
+        **_protocol_tables(comparison),
     }
     before = _files_before(folder)
     for name, content in contents.items():
@@ -81,6 +82,17 @@ def _class_tables(comparison: dict[str, Any]) -> dict[str, str]:
         )
         for entry, accuracy in section["accuracy"].items()
     }
+
+
+def _protocol_tables(comparison: dict[str, Any]) -> dict[str, str]:
+    """Contrasts of the protocol and motion spectra, where the study has them."""
+    files = {}
+    if comparison["contrasts"] is not None:
+        files["contrasts.csv"] = tables.contrasts_csv(comparison["contrasts"]["tests"])
+    if comparison["motion"] is not None:
+        entries = list(comparison["robustness"]["entries"])
+        files["motion_spectra.csv"] = tables.motion_csv(comparison["motion"]["classes"], entries)
+    return files
 
 
 def _published_files(comparison: dict[str, Any]) -> dict[str, str | dict[str, Any]]:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from regatta.config.load import load_study
-from regatta.config.schema import Study
 from regatta.core.errors import ConfigError
 from regatta.records.run_folder import StudyFolder
 
@@ -62,11 +61,3 @@ def find_study(target: Path | None, runs: Path) -> StudyFolder:
         folder = StudyFolder(runs / target)
     folder.study()
     return folder
-
-
-def reopen(target: Path, overrides: list[str] | None, runs: Path) -> tuple[Study, Path]:
-    """The study of a file or of a study folder, with overrides, and the runs folder it belongs
-    to."""
-    if target.is_dir():
-        return load_study(target / "study.yaml", overrides), target.parent
-    return load_study(target, overrides), runs

@@ -38,6 +38,8 @@ def check(
         typer.echo(f"run {run['run_id']:<32} {run['state']}")
     slots = facts["slots"]
     typer.echo(f"{len(facts['runs'])} runs, {len(slots)} at a time on {', '.join(slots)}")
+    if study.launch.share:
+        typer.echo(_sharing(study, places=len(slots)))
     typer.echo(f"judging: {facts['protocol']}")
     typer.echo(f"folder: {facts['folder']} ({facts['free_gib']:.0f} GiB free)")
 
@@ -73,15 +75,30 @@ def _check_checkpoint_folders(study: Study) -> None:
             )
 
 
+def _sharing(study: Study, *, places: int) -> str:
+    """What `launch.share` will do here."""
+    entries = len(study.entries)
+    if min(places, entries) < 2:
+        return "launch.share: no two runs of a seed train at the same time, so nothing is shared"
+    return (
+        f"launch.share: {min(places, entries)} runs of a seed decode each clip once between them; "
+        f"clips that wait take at most {study.launch.share_gib:g} GiB of memory"
+    )
+
+
 def _facts(study: Any, runs: Path) -> dict[str, Any]:
     from regatta.config.expand import expand_study, protocol_id
     from regatta.core.files import existing_parent
-    from regatta.orchestrate.devices import find_slots
+    from regatta.orchestrate.devices import find_slots, this_machine
+    from regatta.orchestrate.plan import start_together
     from regatta.records.run_folder import StudyFolder
 
     folder = StudyFolder(runs / study.name)
     protocol = protocol_id(study.protocol)
     place = existing_parent(folder.path)
+    machine = this_machine(study.launch)
+    launch = start_together(study, machine)
+    most = max(machine.cores, len(study.entries))
     return {
         "study": study.name,
         "runs": [
@@ -93,7 +110,7 @@ def _facts(study: Any, runs: Path) -> dict[str, Any]:
             }
             for spec in expand_study(study)
         ],
-        "slots": [str(slot) for slot in find_slots(study.launch)],
+        "slots": [str(slot) for slot in find_slots(launch, runs=most, machine=machine)],
         "protocol": protocol,
         "folder": str(folder.path),
         "free_gib": shutil.disk_usage(place).free / 2**30,

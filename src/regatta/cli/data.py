@@ -10,6 +10,9 @@ import typer
 
 from regatta.cli.arguments import RUNS, AsJson, Runs
 
+SHOWN = 50
+"""Most files that are listed on the screen, of each kind."""
+
 app = typer.Typer(help="Check or generate a data set.", no_args_is_help=True)
 
 Source = Annotated[str, typer.Argument(help="Name of the source; see `regatta ls sources`.")]
@@ -172,10 +175,11 @@ def _print(facts: dict[str, Any]) -> None:
     )
     for note in facts["notes"]:
         typer.echo(f"  note: {note}")
-    for item in facts["left_out"]:
-        typer.echo(f"  left out: {item['path']}: {item['reason']}")
-    for damaged in facts["damaged"]:
-        typer.echo(f"  damaged: {damaged['path']}: {damaged['reason']}")
+    for word, items in (("left out", facts["left_out"]), ("damaged", facts["damaged"])):
+        for item in items[:SHOWN]:
+            typer.echo(f"  {word}: {item['path']}: {item['reason']}")
+        if len(items) > SHOWN:
+            typer.echo(f"  {word}: {len(items) - SHOWN} more; --json lists all")
     if facts["damaged"]:
         typer.echo(
             "  next: repair or remove these files, or set data.damaged: drop (listed in the report)"

@@ -30,10 +30,10 @@ def ls(
     for name in kinds:
         typer.echo(f"{name}:")
         for row in _rows(ALL[name]):
-            typer.echo(f"  {row['name']:<16} {row['summary']}")
+            typer.echo(f"  {row['name']:<20} {row['summary']}")
             options = [f"{option}={default}" for option, default in row["options"].items()]
             if options:
-                typer.echo(f"  {'':<16} options: {', '.join(options)}")
+                typer.echo(f"  {'':<20} options: {', '.join(options)}")
 
 
 def _rows(registry: Registry) -> list[dict]:

@@ -4,16 +4,42 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regatta.cli.arguments import RUNS, AsJson, Overrides, Runs, StudyFile, reopen
+from regatta.cli.arguments import RUNS, AsJson, Overrides, Runs
+from regatta.cli.flags import (
+    Accumulate,
+    Checkpoint,
+    DataName,
+    Device,
+    Devices,
+    Epochs,
+    Flags,
+    LearningRate,
+    Models,
+    Name,
+    Parallel,
+    ProtocolName,
+    Root,
+    SampleSize,
+    Seeds,
+    Size,
+    StudyTarget,
+    TrainBatch,
+    read_flags,
+)
 from regatta.core.signals import StopFlag
 
 if TYPE_CHECKING:
+    from regatta.cli.choose import Chosen
     from regatta.orchestrate.plan import TaskKind
+    from regatta.orchestrate.ranks import Crew
     from regatta.orchestrate.snapshot import StudyReader
 
 Restart = Annotated[
@@ -27,81 +53,166 @@ Restart = Annotated[
 
 
 def run(
-    study: StudyFile,
+    study: StudyTarget = None,
+    models: Models = None,
+    data: DataName = None,
+    root: Root = None,
+    name: Name = None,
+    size: Size = None,
+    checkpoint: Checkpoint = None,
+    seeds: Seeds = None,
+    epochs: Epochs = None,
+    batch_size: TrainBatch = None,
+    lr: LearningRate = None,
+    accumulate: Accumulate = None,
+    parallel: Parallel = None,
+    protocol: ProtocolName = None,
+    sample_size: SampleSize = None,
+    device: Device = None,
+    devices: Devices = None,
     overrides: Overrides = None,
     runs: Runs = RUNS,
     restart: Restart = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a study: finish what is missing, redo nothing, print the path of the report last."""
-    code = launch(study, overrides=overrides, runs=runs, restart=restart, as_json=as_json)
+    """Run a study: finish what is missing, redo nothing, print the path of the report last.
+
+    regatta run study.yaml --model videomae --set train.epochs=1
+
+    regatta run --model all --data ucf101 --root UCF101_data --protocol temporal-grid
+    """
+    keys = {
+        "data.root": root,
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "train.lr": lr,
+        "train.accumulate": accumulate,
+        "train.parallel": parallel,
+        "protocol.name": protocol,
+        "protocol.sample_size": sample_size,
+        "launch.device": device,
+        "launch.devices": devices,
+    }
+    flags = read_flags(
+        models,
+        data=data,
+        name=name,
+        size=size,
+        checkpoint=checkpoint,
+        seeds=seeds,
+        keys=keys,
+        overrides=overrides,
+    )
+    code = launch(study, flags=flags, runs=runs, restart=restart, as_json=as_json)
     if code:
         raise typer.Exit(code)
 
 
+@dataclass(frozen=True)
+class _Launch:
+    """What one launch does, beside the study.
+
+    only: kinds of tasks to do; without `judge` nothing is compared or reported either.
+    worker_command: started for each task in place of `python -m regatta.worker`.
+    cli_command: started with `compare` and `report` in place of `python -m regatta`.
+    """
+
+    restart: Sequence[str]
+    as_json: bool
+    only: tuple[TaskKind, ...]
+    worker_command: tuple[str, ...] | None
+    cli_command: tuple[str, ...] | None
+
+
 def launch(
-    study_file: Path,
+    target: Path | None,
     *,
-    overrides: list[str] | None = None,
+    flags: Flags | None = None,
+    overrides: Sequence[str] | None = None,
     runs: Path = RUNS,
-    restart: list[str] | None = None,
+    restart: Sequence[str] | None = None,
     as_json: bool = False,
     only: tuple[TaskKind, ...] = ("prepare", "train", "judge"),
     worker_command: tuple[str, ...] | None = None,
     cli_command: tuple[str, ...] | None = None,
 ) -> int:
-    """`run` as a function: returns the exit code.
+    """`run` as a function, see `_Launch`; returns the exit code.
 
-    Args:
-        only: kinds of tasks to do; without `judge` nothing is compared or reported either.
-        worker_command: started for each task in place of `python -m regatta.worker`.
-        cli_command: started with `compare` and `report` in place of `python -m regatta`.
+    Under torchrun the first rank does it, with the others at hand for the training.
     """
-    from regatta.orchestrate.finish import (
-        CLI_COMMAND,
-        finish_study,
-        report_is_current,
-        report_page,
-    )
+    from regatta.cli.choose import check_ranks, check_trained, choose_study
+    from regatta.orchestrate.ranks import Crew, follow_first, under_torchrun
+
+    stop, place = _listen_for_stop(), under_torchrun()
+    if place and place.rank:
+        return follow_first(place, stop)
+    flags = flags or Flags()
+    flags = replace(flags, overrides=(*flags.overrides, *(overrides or ())))
+    how = _Launch(restart or (), as_json, only, worker_command, cli_command)
+
+    def begin(crew: Crew | None) -> int:
+        chosen = choose_study(target, flags, runs, may_build="train" in only)
+        if "train" not in only:
+            check_trained(chosen, named=bool(flags.models))
+        if crew:
+            check_ranks(chosen, crew.world, trains_only="judge" not in only)
+        return _launch(chosen, how, stop, crew)
+
+    if place is None:
+        return begin(None)
+    with Crew(place, stop) as crew:
+        code = begin(crew)
+        crew.dismiss(code)
+        return code
+
+
+def _launch(chosen: Chosen, how: _Launch, stop: StopFlag, crew: Crew | None) -> int:
+    from regatta.cli.choose import notes_on, study_for_ranks
+    from regatta.orchestrate.finish import CLI_COMMAND, finish_study, report_is_current, report_page
+    from regatta.orchestrate.local import LocalLauncher
     from regatta.orchestrate.plan import WORKER_COMMAND
+    from regatta.orchestrate.ranks import RankLauncher
     from regatta.orchestrate.snapshot import StudyReader
     from regatta.orchestrate.supervise import run_study
     from regatta.orchestrate.watch import open_display
     from regatta.records.run_folder import open_study
 
-    stop = _listen_for_stop()
-    study, runs_root = reopen(study_file, overrides, runs)
-    folder = open_study(runs_root, study)
-    reader, display = StudyReader(folder), open_display(sys.stderr if as_json else sys.stdout)
+    notes = notes_on(chosen, trains="train" in how.only, ranks=crew.world if crew else 0)
+    study, folder = chosen.study, open_study(chosen.runs_root, chosen.study)
+    reader = StudyReader(folder)
+    display = open_display(sys.stderr if how.as_json else sys.stdout)
 
     def show() -> None:
         display.show(reader.read(curves=True))
 
     def finish(code: int) -> int:
         show()
-        finished = finish_study(
-            folder, study, stop=stop, echo=display.message, command=cli_command or CLI_COMMAND
-        )
-        return finished if stop.requested else code or finished
+        command = how.cli_command or CLI_COMMAND
+        done = finish_study(folder, study, stop=stop, echo=display.message, command=command)
+        return done if stop.requested else code or done
 
     try:
+        for note in notes:
+            display.message(note)
         code = run_study(
             folder,
-            study,
+            study_for_ranks(study, crew.world) if crew else study,
             stop=stop,
             echo=display.message,
             tick=show,
-            restart=restart or (),
-            then=finish if "judge" in only else None,
-            only=only,
-            worker_command=worker_command or WORKER_COMMAND,
+            restart=how.restart,
+            then=finish if "judge" in how.only else None,
+            only=how.only,
+            leave_out=chosen.left_out,
+            make_launcher=partial(RankLauncher, crew=crew) if crew else LocalLauncher,
+            worker_command=how.worker_command or WORKER_COMMAND,
         )
         show()
     finally:
         display.close()
-    if as_json:
+    if how.as_json:
         _print_json(reader, code)
-    elif "judge" in only and not stop.requested and report_is_current(folder, study):
+    elif "judge" in how.only and not stop.requested and report_is_current(folder, study):
         display.message(str(report_page(folder)))
     return code
 

@@ -79,6 +79,14 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
         ConfigError, UnknownNameError.
     """
     path = Path(path)
+    content = read_study(path)
+    for override in overrides or []:
+        apply_override(content, override)
+    return study_from_mapping(content, where=path)
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """The mapping that a study file holds, not validated but with a name; ConfigError."""
     if not path.is_file():
         raise ConfigError(
             "there is no such study file",
@@ -93,9 +101,7 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
             "a study file is a mapping with the keys name, data, entries ...", where=path
         )
     content.setdefault("name", path.stem.lower())
-    for override in overrides or []:
-        apply_override(content, override)
-    return study_from_mapping(content, where=path)
+    return content
 
 
 def _read_text(path: Path) -> str:
@@ -126,14 +132,22 @@ def apply_override(content: dict[str, Any], override: str) -> None:
     value = read_yaml(text, where=f"--set {key}")
     target = content
     if parts[0] == "entries" and len(parts) > 2:
-        target = _entry_by_name(content.get("entries") or [], parts[1])
+        target = entry_by_name(content, parts[1], where="--set")
         parts = parts[2:]
     elif parts == ["entries"] and isinstance(value, list):
         value = [_existing_entry(content.get("entries") or [], item) for item in value]
+    set_key(target, parts, value, where=f"--set {override}")
+
+
+def set_key(content: dict[str, Any], parts: list[str], value: Any, *, where: object) -> None:
+    """Set `content[a][b] = value` for parts [a, b]; sections that are missing are made."""
+    target = content
     for part in parts[:-1]:
-        target = target.setdefault(part, {})
+        if target.get(part) is None:
+            target[part] = {}
+        target = target[part]
         if not isinstance(target, dict):
-            raise ConfigError(f"'{part}' is a value, not a section", where=f"--set {override}")
+            raise ConfigError(f"'{part}' is a value, not a section", where=where)
     target[parts[-1]] = value
 
 
@@ -220,18 +234,36 @@ def _keys_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def _entry_by_name(entries: list[Any], wanted: str) -> dict[str, Any]:
-    for position, entry in enumerate(entries):
-        if entry == wanted:
-            entries[position] = {"name": wanted, "model": wanted}
-            return entries[position]
-        if isinstance(entry, dict) and wanted in (entry.get("name"), entry.get("model")):
-            return entry
-    raise unknown_name("entry", wanted, [_entry_name(entry) for entry in entries], "--set")
+def entry_by_name(content: dict[str, Any], wanted: str, *, where: object) -> dict[str, Any]:
+    """The study's entry of this name, else the first of this model; a bare one is written out.
+
+    Raises:
+        UnknownNameError: no entry is called so.
+    """
+    entries, names = _entries(content), entry_names(content)
+    fits = [i for i, name in enumerate(names) if name == wanted] or [
+        i
+        for i, entry in enumerate(entries)
+        if isinstance(entry, dict) and entry.get("model") == wanted
+    ]
+    if not fits:
+        raise unknown_name("entry", wanted, names, where)
+    if not isinstance(entries[fits[0]], dict):
+        entries[fits[0]] = {"name": wanted, "model": wanted}
+    return entries[fits[0]]
 
 
-def _entry_name(entry: Any) -> str:
-    return str(entry.get("name") or entry.get("model")) if isinstance(entry, dict) else str(entry)
+def entry_names(content: dict[str, Any]) -> list[str]:
+    """Names of the entries of a study that is not validated yet."""
+    return [
+        str(entry.get("name") or entry.get("model")) if isinstance(entry, dict) else str(entry)
+        for entry in _entries(content)
+    ]
+
+
+def _entries(content: dict[str, Any]) -> list[Any]:
+    entries = content.get("entries")
+    return entries if isinstance(entries, list) else []
 
 
 def _existing_entry(entries: list[Any], item: Any) -> Any:

@@ -178,7 +178,8 @@ class LaunchSection(Section):
     """Devices per run: 1, 4 (with train.parallel: ddp), or a share (0.25 = four runs on one
     GPU)."""
     max_parallel: int | None = Field(default=None, ge=1)
-    """Most runs at once; None = one per GPU share, or one per CPU core on a machine without."""
+    """Most runs at once; None = one per GPU share, or one per CPU core on a machine without (with
+    `share` at least one per entry)."""
     threads_per_run: int | None = Field(default=None, ge=1)
     """CPU threads of one run; None = cores divided by parallel runs. Recorded, and kept on
     resume."""
@@ -186,9 +187,9 @@ class LaunchSection(Section):
     """Restarts from the last checkpoint after a crash or stall, per run."""
     share: bool = False
     """Runs of one seed that train at the same time decode each clip once between them. Their
-    results are the same as without; start them together with max_parallel."""
+    results are the same as without."""
     share_gib: float = Field(default=2.0, gt=0)
-    """Most memory that shared frames take."""
+    """Most memory that shared clips take while they wait for a run that is behind."""
     stall_seconds: float = Field(default=300.0, gt=0)
     """A worker silent for this long is dumped, killed and restarted."""
     grace_seconds: float = Field(default=20.0, gt=0)

@@ -167,16 +167,22 @@ def slug(name: str, *, limit: int = 64) -> str:
 def path_under(root: Path, relative: str, *, where: object = None) -> Path:
     """`root / relative`, refused when it leaves `root` lexically (absolute path or `..`).
 
-    Links inside the root are followed: a linked data folder is common and harmless.
+    Links are followed wherever they lead: data folders are often put together from links, and are
+    only read.
     """
-    candidate = Path(os.path.normpath(Path(root) / relative))
-    if not candidate.is_relative_to(os.path.normpath(root)):
+    top = os.path.normpath(root)
+    joined = os.path.normpath(os.path.join(top, relative))
+    # Strings, not Path.is_relative_to: lists name hundreds of thousands of files.
+    inside = joined.startswith(top.rstrip(os.sep) + os.sep) or joined == top
+    if top == os.curdir:
+        inside = not os.path.isabs(joined) and joined.split(os.sep)[0] != os.pardir
+    if not inside:
         raise DataError(
             f"path leaves the data folder: {relative!r}",
             where=where or root,
             hint="list files by paths below the root, without '..' or a leading '/'",
         )
-    return candidate
+    return Path(joined)
 
 
 def ensure_writable(folder: Path) -> None:

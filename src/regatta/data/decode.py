@@ -10,22 +10,26 @@ Shapes: N frames, H rows, W columns, RGB, after the file's rotation metadata is 
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import file_digest
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from regatta.core.errors import DecodeError, MissingExtraError
+from regatta.core.errors import DecodeError
+from regatta.data.torchcodec_frames import open_with_torchcodec
 from regatta.data.video_stream import (
     Decoded,
     Orientation,
     Video,
+    beyond_the_end,
     decode_stream,
     open_video,
     orientation_of,
@@ -92,19 +96,73 @@ def read_frames(
         DecodeError: the file is gone, changed or damaged, an index is beyond it, or over a limit.
         MissingExtraError: the backend is not installed.
     """
-    path, wanted = Path(path), [int(index) for index in indices]
+    path, wanted = Path(path), _checked_indices(path, indices)
+    _check_content(path, content_hash)
+    if backend == "torchcodec":
+        return _read_with_torchcodec(path, wanted)
+    return _read_with_pyav(path, wanted)
+
+
+def read_chunks(
+    path: str | Path,
+    indices: Sequence[int],
+    *,
+    chunk_bytes: int,
+    backend: Literal["pyav", "torchcodec"] = "pyav",
+    content_hash: str | None = None,
+) -> Iterator[np.ndarray]:
+    """The images of `read_frames` for ascending distinct `indices`, piece by piece.
+
+    One open and one pass. Only one piece exists at a time unless the caller keeps more, so memory
+    does not grow with the number of frames; small pieces are also quicker than one big array,
+    whose fresh memory costs as much as converting the frames that it holds.
+
+    Args:
+        chunk_bytes: most bytes of a piece; one frame is always allowed.
+    Yields:
+        uint8 [n, H, W, 3].
+    Raises:
+        As `read_frames`, when the first piece is asked for or at the piece that fails.
+    """
+    path, wanted = Path(path), _checked_indices(path, indices)
+    if any(later <= earlier for earlier, later in pairwise(wanted)):
+        raise ValueError("indices must ascend and must not repeat")
+    _check_content(path, content_hash)
+    if backend == "torchcodec":
+        yield from _torchcodec_chunks(path, wanted, chunk_bytes)
+        return
+    chunk, filled, left = np.empty((0, 0, 0, 3), np.uint8), 0, len(wanted)
+    for _, _, image in _pyav_images(path, wanted):
+        if not filled:
+            room = min(left, _per_chunk(image.nbytes, chunk_bytes))
+            chunk = np.empty((room, *image.shape), np.uint8)
+        chunk[filled] = image
+        filled, left = filled + 1, left - 1
+        if filled == len(chunk):
+            yield chunk
+            filled = 0
+
+
+def _per_chunk(image_bytes: int, chunk_bytes: int) -> int:
+    return max(1, chunk_bytes // image_bytes)
+
+
+def _checked_indices(path: str | Path, indices: Sequence[int]) -> list[int]:
+    wanted = [int(index) for index in indices]
     if not wanted:
         raise ValueError("no frames were asked for")
     if min(wanted) < 0:
         raise DecodeError(f"frame {min(wanted)} was asked for; the first is 0", where=path)
+    return wanted
+
+
+def _check_content(path: Path, content_hash: str | None) -> None:
     if content_hash is not None and content_hash_of(path) != content_hash:
         raise DecodeError(
             "the file changed since the data folder was scanned",
             where=path,
             hint="put the old file back, or start a new study on the new data",
         )
-    reader = {"pyav": _read_with_pyav, "torchcodec": _read_with_torchcodec}[backend]
-    return reader(path, wanted)
 
 
 def probe(path: str | Path, *, stop: Callable[[], bool] | None = None) -> Probe:
@@ -193,15 +251,32 @@ def _read_with_pyav(path: Path, wanted: list[int]) -> Frames:
     places: dict[int, list[int]] = {}
     for place, index in enumerate(wanted):
         places.setdefault(index, []).append(place)
+    images, stamps = np.empty((0, 0, 0, 3), np.uint8), np.empty(len(wanted))
+    for ordinal, seconds, image in _pyav_images(path, wanted):
+        if not len(images):
+            _check_read_size(len(wanted), image.shape, path)
+            images = np.empty((len(wanted), *image.shape), np.uint8)
+        for place in places[ordinal]:
+            images[place] = image
+            stamps[place] = seconds
+    return Frames(images, stamps)
+
+
+def _pyav_images(path: Path, wanted: Sequence[int]) -> Iterator[tuple[int, float, np.ndarray]]:
+    """(ordinal, seconds, uint8 [H, W, 3]) of each wanted frame, in decode order.
+
+    An image is a view of the decoder's memory or a copy: it is to be used before the next one.
+    """
+    missing = set(wanted)
     # One reformatter, one thread: a new one per frame, or more threads, costs two to four times.
     reformatter, count = VideoReformatter(), 0
-    images, stamps = None, np.empty(len(wanted))
     turn: Orientation | None = None
     turned_by = 0
+    shape: tuple[int, ...] | None = None
     with open_video(path) as video:
         for item in decode_stream(video):
             count = item.ordinal + 1
-            if item.ordinal not in places:
+            if item.ordinal not in missing:
                 continue
             rgb = reformatter.reformat(item.frame, format="rgb24", threads=1).to_ndarray()
             # Not for every frame: reading side data ties a frame into a cycle that keeps its
@@ -209,80 +284,28 @@ def _read_with_pyav(path: Path, wanted: list[int]) -> Frames:
             if turn is None or item.frame.rotation != turned_by:
                 turn, turned_by = orientation_of(item.frame, path), item.frame.rotation
             image = turn.apply(rgb)
-            if images is None:
-                _check_read_size(len(wanted), image.shape, path)
-                images = np.empty((len(wanted), *image.shape), np.uint8)
-            if image.shape != images.shape[1:]:
+            shape = shape or image.shape
+            if image.shape != shape:
                 raise DecodeError(f"the picture turns at frame {item.ordinal}", where=path)
-            for place in places.pop(item.ordinal):
-                images[place] = image
-                stamps[place] = item.seconds
-            if not places:
-                return Frames(images, stamps)
-    raise _beyond(wanted, count, path)
+            yield item.ordinal, item.seconds, image
+            missing.remove(item.ordinal)
+            if not missing:
+                return
+    raise beyond_the_end(wanted, count, path)
 
 
 def _read_with_torchcodec(path: Path, wanted: list[int]) -> Frames:
-    """torchcodec numbers frames by sorted packet times: right where those follow decode order."""
-    decoder_class = _torchcodec_decoder()
-    with open_video(path) as video:
-        refusal = torchcodec_refusal(
-            container=video.container.format.name, reordered=video.reordered, bits=video.bits
-        )
-        packets = video.container.demux(video.stream)
-        times = [p.pts * p.time_base for p in packets if p.pts is not None and not p.is_discard]
-        context = video.stream.codec_context
-        _check_read_size(len(wanted), (context.height, context.width, 3), path)
-    if refusal or not times:
-        raise _torchcodec_error(refusal or "the file has no time stamps", path)
-    if max(wanted) >= len(times):
-        raise _beyond(wanted, len(times), path)
-    stamps = np.sort(np.array(times, dtype=np.float64))
-    try:
-        decoder = decoder_class(
-            str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact"
-        )
-        batch = decoder.get_frames_at(wanted)
-    except (RuntimeError, ValueError, IndexError) as error:
-        problem = f"torchcodec fails on this file ({str(error).splitlines()[0][:200]})"
-        raise _torchcodec_error(problem, path) from error
-    if not np.allclose(batch.pts_seconds.numpy(), stamps[wanted], rtol=0, atol=1e-6):
-        raise _torchcodec_error("torchcodec gives other frames than those asked for", path)
-    return Frames(batch.data.numpy(), stamps[wanted] - stamps[0])
+    source = open_with_torchcodec(path, wanted)
+    _check_read_size(len(wanted), source.shape, path)
+    stamps = source.stamps_seconds
+    return Frames(source.images(wanted), stamps[wanted] - stamps[0])
 
 
-def torchcodec_refusal(
-    *, container: str, reordered: bool, bits: int, concealed_frames: int = 0
-) -> str | None:
-    """Why torchcodec would not give the bytes that PyAV gives for such a file; None if it does."""
-    if container == "avi" and reordered:
-        return "torchcodec numbers the frames of AVI files with B-frames wrongly"
-    if bits > 8:
-        return f"torchcodec converts {bits}-bit colour otherwise"
-    if concealed_frames:
-        return "torchcodec patches damaged frames otherwise"
-    return None
-
-
-def _torchcodec_decoder() -> Any:
-    try:
-        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
-    except (ImportError, RuntimeError) as error:
-        absent = isinstance(error, ImportError)
-        raise MissingExtraError(
-            f"torchcodec {'is not installed' if absent else 'finds no FFmpeg libraries'}",
-            hint="pip install regatta[torchcodec] and FFmpeg, or set data.decoder: pyav",
-        ) from error
-    return VideoDecoder
-
-
-def _torchcodec_error(problem: str, path: Path) -> DecodeError:
-    return DecodeError(problem, where=path, hint="set data.decoder: pyav")
-
-
-def _beyond(wanted: list[int], count: int, path: Path) -> DecodeError:
-    index = min(index for index in wanted if index >= count)
-    return DecodeError(f"frame {index} was asked for; the file has {count} frames", where=path)
+def _torchcodec_chunks(path: Path, wanted: list[int], chunk_bytes: int) -> Iterator[np.ndarray]:
+    source = open_with_torchcodec(path, wanted)
+    step = _per_chunk(math.prod(source.shape), chunk_bytes)
+    for first in range(0, len(wanted), step):
+        yield source.images(wanted[first : first + step])
 
 
 def _check_read_size(count: int, shape: tuple[int, ...], path: Path) -> None:

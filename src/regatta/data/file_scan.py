@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,14 @@ Stop = Callable[[], bool]
 FileKey = tuple[str, int, int]
 
 CACHE_NAME = "probes.jsonl"
-PROBE_VERSION = f"1, av {av.__version__}"
+PROBE_VERSION = f"2, av {av.__version__}"
 """Remembered facts of another version are not used: another FFmpeg may count otherwise."""
 
 _POLL_SECONDS = 0.2
+_WAITING_PER_CORE = 8
+_HEADER_BYTES = 1 << 16
+RAW_STREAMS = frozenset({"h264", "hevc"})
+"""Containers that are none: FFmpeg then says 25 frames per second whatever the truth is."""
 
 
 def scan_files(
@@ -55,9 +61,8 @@ def scan_files(
         progress(len(found), len(paths), "scanning")
     pool = ThreadPoolExecutor(max_workers=_usable_cores())
     try:
-        todo = {pool.submit(probe, p, stop=stop): p for p in paths if p not in found}
-        for future in _as_finished(todo, stop):
-            path = todo[future]
+        todo = [path for path in paths if path not in found]
+        for path, future in _probed(todo, pool, stop):
             try:
                 found[path] = facts = future.result()
             except DecodeError as error:
@@ -75,13 +80,53 @@ def scan_files(
     return {path: found[path] for path in paths}
 
 
-def _as_finished(futures: Iterable[Future[Probe]], stop: Stop | None) -> Iterator[Future[Probe]]:
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-        yield from done
+def _probed(
+    paths: Sequence[Path], pool: Executor, stop: Stop | None
+) -> Iterator[tuple[Path, Future[Probe]]]:
+    """Each file and its finished probe, as they finish."""
+    waiting = iter(paths)
+    pending: dict[Future[Probe], Path] = {}
+    # `wait` touches every future it is given, so all files at once would cost their number squared.
+    most = _WAITING_PER_CORE * _usable_cores()
+    while True:
+        for path in islice(waiting, most - len(pending)):
+            pending[pool.submit(_probe_with_rate, path, stop)] = path
+        if not pending:
+            return
+        done, _ = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield pending.pop(future), future
         if stop is not None and stop():
             raise _stopped()
+
+
+def _probe_with_rate(path: Path, stop: Stop | None) -> Probe:
+    """What `probe` finds; DecodeError where the frame rate is FFmpeg's guess and not the file's."""
+    facts = probe(path, stop=stop)
+    if facts.container in RAW_STREAMS:
+        problem = f"no frame rate: a bare {facts.container} stream; put it into a container"
+        raise DecodeError(problem, where=path)
+    if facts.container == "avi" and not _avi_states_a_rate(path):
+        raise DecodeError("no frame rate: the header says 0 frames per second", where=path)
+    return facts
+
+
+def _avi_states_a_rate(path: Path) -> bool:
+    """True unless both rates of the header are zero: FFmpeg then takes 25.
+
+    `avih` starts with microseconds per frame; scale and rate stand 20 bytes into the `strh` of the
+    video stream (Microsoft, AVI RIFF file reference).
+    """
+    with open(path, "rb") as handle:
+        header = handle.read(_HEADER_BYTES)
+    main, stream = header.find(b"avih"), header.find(b"strh")
+    while stream >= 0 and header[stream + 8 : stream + 12] != b"vids":
+        stream = header.find(b"strh", stream + 4)
+    if main < 0 or stream < 0 or len(header) < stream + 36:
+        return True
+    (frame_microseconds,) = struct.unpack_from("<I", header, main + 8)
+    scale, rate = struct.unpack_from("<II", header, stream + 28)
+    return bool(frame_microseconds or (scale and rate))
 
 
 def _stopped() -> StopRequested:
@@ -100,7 +145,7 @@ def _usable_cores() -> int:
 def _file_key(path: Path) -> FileKey | None:
     """Path, size and time; None for a file that is not there."""
     try:
-        facts = path.stat()
+        facts = os.stat(path)
     except (OSError, ValueError):
         return None
     return (str(path), facts.st_size, facts.st_mtime_ns)

@@ -114,8 +114,8 @@ class FramePlan:
     pad_share: share of places that repeat a frame, 1 - distinct_frames / model frames.
     unique_key: 128-bit digest of what is shown; equal keys mean the identical clip.
     blends: None = every model frame is one source frame. Else the source frames whose mean each
-    model frame shows, one tuple per model frame; `indices` then names the middle one of each, and
-    the truth fields describe those middles.
+    model frame shows, one tuple per model frame; `indices` then names the first one of each, and
+    the truth fields describe those.
     """
 
     indices: tuple[int, ...]
@@ -168,9 +168,68 @@ def _plan(
     _check_fps(fps)
     start, length = _window(total_frames, condition)
     candidates = _candidates(start, length, fps, condition)
-    limit = model_frames if policy.frame_budget is None else min(model_frames, policy.frame_budget)
-    chosen = [candidates[place] for place in spread_evenly(len(candidates), limit)]
-    return plan_from_indices(_fill(chosen, model_frames, policy.pad), fps)
+    return plan_from_indices(choose_and_fill(candidates, model_frames, policy), fps)
+
+
+def plan_segments(
+    total_frames: int,
+    fps: float,
+    stride_frames: int,
+    model_frames: int,
+    policy: PlanPolicy = _DEFAULT_POLICY,
+    *,
+    blend: bool,
+) -> FramePlan:
+    """Cut a clip into whole segments of `stride_frames` frames and show each as one picture.
+
+    The rest at the end stays unseen; a clip shorter than one segment is one segment. Too many
+    segments: an even choice; too few: `policy.pad`. Both forms of a clip use the same segments.
+
+    Args:
+        blend: True shows the mean of all frames of a segment, a shutter that is open from one
+            sample to the next; False its first frame.
+    Raises:
+        DataError: no frames, or no usable frame rate. ConfigError: a stride or length below 1.
+    """
+    _check_clip(total_frames, model_frames)
+    if stride_frames < 1:
+        raise ConfigError(f"a segment holds at least 1 frame, got {stride_frames}")
+    length = min(stride_frames, total_frames)
+    starts = range(0, total_frames - length + 1, length)
+    shown = choose_and_fill(starts, model_frames, policy)
+    if not blend:
+        return plan_from_indices(shown, fps)
+    return plan_from_blends([range(start, start + length) for start in shown], fps)
+
+
+def plan_windows(
+    total_frames: int,
+    fps: float,
+    stride_frames: int,
+    model_frames: int,
+    policy: PlanPolicy = _DEFAULT_POLICY,
+    *,
+    windows: int,
+) -> list[FramePlan]:
+    """Several clips of one sample, each `model_frames * stride_frames` source frames long.
+
+    A window is cut to the clip. With room = frames left over, window i of n starts at frame
+    floor(i room / (n - 1)), the only one at floor(room / 2); it shows its first and every
+    `stride_frames`-th frame. Where the clip is short the plans repeat, they never become fewer.
+    """
+    _check_clip(total_frames, model_frames)
+    if stride_frames < 1 or windows < 1:
+        raise ConfigError(f"stride and windows are at least 1, got {stride_frames} and {windows}")
+    length = min(total_frames, model_frames * stride_frames)
+    room = total_frames - length
+    starts = [room // 2] if windows == 1 else [i * room // (windows - 1) for i in range(windows)]
+    plans = {
+        start: plan_from_indices(
+            choose_and_fill(range(start, start + length, stride_frames), model_frames, policy), fps
+        )
+        for start in dict.fromkeys(starts)
+    }
+    return [plans[start] for start in starts]
 
 
 def plan_from_indices(indices: Sequence[int], fps: float) -> FramePlan:
@@ -201,7 +260,7 @@ def plan_from_blends(blends: Sequence[Sequence[int]], fps: float) -> FramePlan:
     if not all(len(blend) for blend in blends):
         raise ConfigError("every model frame shows at least one source frame")
     shown = tuple(tuple(int(index) for index in blend) for blend in blends)
-    plan = plan_from_indices([blend[len(blend) // 2] for blend in shown], fps)
+    plan = plan_from_indices([blend[0] for blend in shown], fps)
     if all(len(blend) == 1 for blend in shown):
         return plan
     text = ";".join(",".join(map(str, blend)) for blend in shown)
@@ -269,6 +328,15 @@ def _candidates(start: int, length: int, fps: float, condition: PlanCondition) -
     count = math.ceil(length / step) + 1
     places = (math.floor(number * step + 0.5 + _ROUNDING_GUARD) for number in range(count))
     return [start + place for place in places if place < length]
+
+
+def choose_and_fill(
+    candidates: Sequence[int], model_frames: int, policy: PlanPolicy = _DEFAULT_POLICY
+) -> list[int]:
+    """`model_frames` of the candidates, in order: evenly chosen if too many, padded if too few."""
+    limit = model_frames if policy.frame_budget is None else min(model_frames, policy.frame_budget)
+    chosen = [candidates[place] for place in spread_evenly(len(candidates), limit)]
+    return _fill(chosen, model_frames, policy.pad)
 
 
 def _fill(chosen: list[int], model_frames: int, pad: Pad) -> list[int]:

@@ -2,13 +2,13 @@
 
 Shapes: B clips of a batch, T frames of a clip, S model input side, H and W picture sides.
 What a sample looks like in an epoch depends on (seed, epoch, sample id) alone: not on threads,
-ranks, cache or resume.
+ranks, cache, resume or whether other runs share the decoding.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,11 +21,13 @@ import torch
 
 from regatta.core.errors import DataError
 from regatta.core.seeds import stream
-from regatta.data.augment import augment_clip, draw_augmentation
-from regatta.data.decode import read_frames
-from regatta.data.frame_plan import plan_training_clip
+from regatta.data.clip_recipe import ClipRecipe, make_clips
+from regatta.data.decode import read_chunks, read_frames
 from regatta.data.manifest import Sample
-from regatta.data.transforms import Resize, resize_frames
+from regatta.data.shared_clips import Sharing, Stage, shared_clips
+
+READ_BYTES = 32 << 20
+"""Decoded frames that a clip in the making holds at source size."""
 
 Decoder = Literal["pyav", "torchcodec"]
 Item = TypeVar("Item")
@@ -55,14 +57,15 @@ class ClipLoader:
     `batch_size * world` of them, dealt out like cards: rank r takes every world-th, starting at r.
     Nothing is padded, repeated or dropped.
 
-    With `augment="none"`, also right for validation, a clip is the fixed uniform plan of its
-    sample, resized as `resize` says; with "standard" the plan is jittered in time and every clip
-    gets its own random resized crop and, if `flip` allows, mirror.
+    What a clip is, `recipe` says; validation takes one with `augment="none"`.
 
     `cache_bytes` bounds the decoded frames that are kept for later epochs (first come, first kept:
-    an epoch reads every sample once, so throwing out old ones would only lose hits). With "none"
-    the finished clip is kept. With "standard" any frame and any part of the picture may be wanted
-    next time, so all frames of the sample are kept at source size, and only if they fit.
+    an epoch reads every sample once, so throwing out old ones would only lose hits). Where a
+    sample's clip is the same in every epoch the finished clip is kept. Else any frame and any part
+    of the picture may be wanted next time, so all frames of the sample are kept at source size,
+    and only if they fit.
+
+    With `sharing`, runs that meet the same samples in the same order make each other's clips.
 
     Raises:
         DataError: no samples. While reading, DecodeError names a file that is gone, was replaced
@@ -73,27 +76,24 @@ class ClipLoader:
         self,
         samples: Sequence[Sample],
         *,
-        frames: int,
-        image_size: int,
-        resize: Resize,
+        recipe: ClipRecipe,
         batch_size: int,
         seed: int,
-        augment: Literal["none", "standard"] = "standard",
-        flip: bool = True,
-        crop_scale_min: float = 0.5,
         rank: int = 0,
         world: int = 1,
         threads: int = 1,
         cache_bytes: int = 0,
         decoder: Decoder = "pyav",
+        sharing: Sharing | None = None,
+        stage: Stage = "train",
     ) -> None:
         self._samples = _in_id_order(samples)
-        self._frames, self._image_size = frames, image_size
-        self._resize: Resize = resize
+        self.recipe = recipe
         self._batch_size, self._seed = batch_size, seed
-        self._augment, self._flip, self._crop_scale_min = augment, flip, crop_scale_min
         self._rank, self._world, self._threads = rank, world, threads
         self._decoder: Decoder = decoder
+        self._sharing = sharing
+        self._stage: Stage = stage
         self.cache = FrameCache(cache_bytes)
 
     def __len__(self) -> int:
@@ -106,21 +106,15 @@ class ClipLoader:
         Close the generator to leave early: it then ends its threads.
         """
         order = stream(self._seed, "order", epoch).permutation(len(self._samples))
-        ordered = [self._samples[place] for place in order]
-        deal = deal_batches(ordered, self._batch_size, rank=self._rank, world=self._world)
-        clips = map_in_threads(
-            lambda sample: self._clip(epoch, sample),
-            chain.from_iterable(deal[start:]),
-            threads=self._threads,
-            # Two batches ahead: one is trained on while the next is read.
-            ahead=max(2 * self._batch_size, self._threads),
-        )
+        turns = [(place, self._samples[row]) for place, row in enumerate(order)]
+        deal = deal_batches(turns, self._batch_size, rank=self._rank, world=self._world)
+        clips = self._clips(epoch, list(chain.from_iterable(deal[start:])))
         with closing(clips):
             for position, rows in enumerate(deal[start:], start):
                 yield Batch(
                     self._stack([next(clips) for _ in rows]),
-                    torch.tensor([sample.label for sample in rows], dtype=torch.int64),
-                    [sample.sample_id for sample in rows],
+                    torch.tensor([sample.label for _, sample in rows], dtype=torch.int64),
+                    [sample.sample_id for _, sample in rows],
                     epoch=epoch,
                     position=position,
                     is_last_of_epoch=position == len(deal) - 1,
@@ -129,51 +123,90 @@ class ClipLoader:
     def _stack(self, clips: list[torch.Tensor]) -> torch.Tensor:
         if clips:
             return torch.stack(clips)
-        shape = (0, self._frames, 3, self._image_size, self._image_size)
-        return torch.empty(shape, dtype=torch.uint8)
+        return torch.empty((0, *self.recipe.clip_shape), dtype=torch.uint8)
+
+    def _clips(self, epoch: int, turns: list[tuple[int, Sample]]) -> Generator[torch.Tensor]:
+        # Two batches ahead: one is trained on while the next is read.
+        ahead = max(2 * self._batch_size, self._threads)
+        number = self._sharing.begin(self._stage, epoch) if self._sharing else None
+        if self._sharing and number is not None:
+            return shared_clips(
+                self,
+                self._sharing,
+                stage=self._stage,
+                epoch=epoch,
+                pass_number=number,
+                turns=turns,
+                threads=self._threads,
+                ahead=ahead,
+            )
+        samples = [sample for _, sample in turns]
+        return map_in_threads(
+            lambda sample: self._clip(epoch, sample), samples, threads=self._threads, ahead=ahead
+        )
 
     def _clip(self, epoch: int, sample: Sample) -> torch.Tensor:
-        if self._augment == "none":
-            return self._uniform_clip(sample)
-        rng = stream(self._seed, "sample", epoch, sample.sample_id)
-        indices = plan_training_clip(sample.frames, self._frames, rng)
-        images = torch.from_numpy(self._source_frames(sample, indices))
-        height, width = images.shape[1:3]
-        augmentation = draw_augmentation(
-            rng, height, width, scale_min=self._crop_scale_min, flip=self._flip
+        clip = self.kept(sample)
+        return self.make(epoch, sample, [self.recipe])[0] if clip is None else clip
+
+    def kept(self, sample: Sample) -> torch.Tensor | None:
+        """The sample's finished clip, where it is the same in every epoch and was kept."""
+        kept = self.cache.get(sample.sample_id) if self.recipe.is_fixed else None
+        return None if kept is None else torch.from_numpy(kept)
+
+    def keep(self, sample: Sample, clip: torch.Tensor) -> None:
+        """Keep a finished clip of ours for later epochs, if it will be the same and fits."""
+        if self.recipe.is_fixed:
+            self.cache.offer(sample.sample_id, clip.numpy())
+
+    def make(self, epoch: int, sample: Sample, recipes: Sequence[ClipRecipe]) -> list[torch.Tensor]:
+        """The sample's clip for each recipe, ours first, from one decoding."""
+        clips = make_clips(
+            [recipe.begin(sample, seed=self._seed, epoch=epoch) for recipe in recipes],
+            lambda ordinals: self._pieces(sample, ordinals),
         )
-        return augment_clip(images, augmentation, size=self._image_size)
+        self.keep(sample, clips[0])
+        return clips
 
-    def _uniform_clip(self, sample: Sample) -> torch.Tensor:
-        kept = self.cache.get(sample.sample_id)
-        if kept is None:
-            indices = plan_training_clip(sample.frames, self._frames, None)
-            images = torch.from_numpy(read_sample(sample, indices, decoder=self._decoder))
-            kept = resize_frames(images, size=self._image_size, resize=self._resize).numpy()
-            self.cache.offer(sample.sample_id, kept)
-        return torch.from_numpy(kept)
-
-    def _source_frames(self, sample: Sample, indices: Sequence[int]) -> np.ndarray:
+    def _pieces(self, sample: Sample, ordinals: Sequence[int]) -> Iterable[np.ndarray]:
+        """Frames of a sample in pieces uint8 [n, H, W, 3], from the cache where it has them."""
+        if self.recipe.is_fixed:
+            return read_pieces(sample, ordinals, decoder=self._decoder)
         whole = self.cache.get(sample.sample_id)
         if whole is None and self.cache.has_room(sample.frames * sample.height * sample.width * 3):
             whole = read_sample(sample, range(sample.frames), decoder=self._decoder)
             self.cache.offer(sample.sample_id, whole)
         if whole is not None:
-            return whole[list(indices)]
-        return read_sample(sample, indices, decoder=self._decoder)
+            return [whole[list(ordinals)]]
+        return read_pieces(sample, ordinals, decoder=self._decoder)
 
 
 def deal_batches(
-    samples: Sequence[Sample], batch_size: int, *, rank: int, world: int
-) -> list[list[Sample]]:
+    items: Sequence[Item], batch_size: int, *, rank: int, world: int
+) -> list[list[Item]]:
     """One rank's rows of every global micro-batch, without padding or loss.
 
     The last list may be short or empty.
     """
     step = batch_size * world
-    return [
-        list(samples[first : first + step][rank::world]) for first in range(0, len(samples), step)
-    ]
+    return [list(items[first : first + step][rank::world]) for first in range(0, len(items), step)]
+
+
+def read_pieces(
+    sample: Sample, ordinals: Sequence[int], *, decoder: Decoder = "pyav"
+) -> Iterator[np.ndarray]:
+    """As `read_sample`, piece by piece: frames of large pictures never all exist at once.
+
+    Args:
+        ordinals: ascending and distinct.
+    """
+    return read_chunks(
+        sample.path,
+        [sample.start_frame + int(ordinal) for ordinal in ordinals],
+        chunk_bytes=READ_BYTES,
+        backend=decoder,
+        content_hash=sample.content_hash,
+    )
 
 
 def read_sample(sample: Sample, indices: Sequence[int], *, decoder: Decoder = "pyav") -> np.ndarray:

@@ -47,6 +47,14 @@ class SampleRow:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """What a source read, with remarks for the report; a source with none returns its rows."""
+
+    rows: list[SampleRow]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Sample:
     """One sample: a whole file, or the frames [start_frame, start_frame + frames) of it."""
 

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
+from regatta.config.options import typed_options
 from regatta.config.schema import DataSection
 from regatta.core.errors import ConfigError, DataError, SplitLeakError
 from regatta.core.registry import SOURCES, nearest
-from regatta.data.decode import Probe, torchcodec_refusal
+from regatta.data.decode import Probe
+from regatta.data.disk_names import find_on_disk, normal_form, same_file_twice
 from regatta.data.file_scan import Progress, Stop, is_truncated, scan_files
-from regatta.data.manifest import SPLITS, Dropped, Manifest, Sample, SampleRow
+from regatta.data.manifest import Dropped, Listing, Manifest, Sample, SampleRow
+from regatta.data.scan_notes import (
+    LISTED,
+    file_notes,
+    listed,
+    name_below,
+    names_below,
+    rest_notes,
+    split_notes,
+)
 from regatta.data.splits import (
     assign_group_split,
     carve_validation,
     check_no_leak,
     stratified_subset,
 )
-
-LISTED = 10
-"""Most names in one message."""
+from regatta.data.torchcodec_frames import torchcodec_refusal
 
 _FROM_SECTION = ("root", "split", "seed")
 
@@ -56,9 +62,11 @@ def build_manifest(
         StopRequested: `stop()` became true.
     """
     root = Path(os.path.abspath(data.root or Path("data") / data.source))
-    rows = read_rows(data, root)
+    listing = read_listing(data, root)
+    rows = listing.rows
     kept = [row for row in rows if not row.skip_reason]
     _check_rows(kept, root)
+    kept = _located(kept, root, data.damaged)
     files = sorted({row.path for row in kept})
     found = scan_files(files, cache_folder=cache_folder, progress=progress, stop=stop)
     samples, unusable, short = _collect(kept, found, root, data.decoder)
@@ -67,19 +75,34 @@ def build_manifest(
     _check_samples(samples, kept, [*unusable, *short], root)
     samples = _with_splits(samples, data)
     _check_splits(samples, root)
-    notes = [*_file_notes(found, root), *_rest_notes(kept, found), *_split_notes(samples)]
+    notes = [*listing.notes, *file_notes(found, root), *rest_notes(kept, found)]
+    notes += split_notes(samples)
     samples, subset_notes = _limit_training(samples, data)
-    skipped = [Dropped(_name(row.path, root), row.skip_reason) for row in rows if row.skip_reason]
+    skipped = [
+        Dropped(name_below(row.path, root), row.skip_reason) for row in rows if row.skip_reason
+    ]
     classes = sorted({sample.label_name for sample in samples})
     return Manifest(samples, classes, [*unusable, *short, *skipped], notes + subset_notes)
 
 
-def read_rows(data: DataSection, root: Path) -> list[SampleRow]:
-    """What the source says, with absolute paths; its options are checked against its signature."""
+def read_listing(data: DataSection, root: Path) -> Listing:
+    """What the source says, with absolute paths and one spelling of each class and group.
+
+    The options are checked against the signature of the source.
+    """
     source = SOURCES.get(data.source, where="data.source")
     options = check_options(source, data.options, where="data.options")
-    rows: list[SampleRow] = source(root, split=data.split, seed=data.split_seed, **options)
-    return [replace(row, path=Path(os.path.normpath(root / row.path))) for row in rows]
+    found = source(root, split=data.split, seed=data.split_seed, **options)
+    listing = found if isinstance(found, Listing) else Listing(found)
+    return replace(listing, rows=[_normal_row(row, str(root)) for row in listing.rows])
+
+
+def _normal_row(row: SampleRow, root: str) -> SampleRow:
+    path = os.path.normpath(os.path.join(root, row.path))
+    label, group = normal_form(row.label_name), normal_form(row.group)
+    if (path, label, group) == (str(row.path), row.label_name, row.group):
+        return row
+    return replace(row, path=Path(path), label_name=label, group=group)
 
 
 def check_options(
@@ -91,26 +114,7 @@ def check_options(
         ConfigError: an option that it does not have (with the nearest) or of a wrong type, or one
             without a default that is not given.
     """
-    types = get_type_hints(source, include_extras=True)
-    parameters = inspect.signature(source).parameters
-    known = [name for name in parameters if name not in _FROM_SECTION]
-    checked: dict[str, Any] = {}
-    for name, value in options.items():
-        if name not in known:
-            close = nearest(name, known)
-            hint = f"did you mean '{close}'? " if close else ""
-            hint += f"known: {', '.join(known) or 'none'}"
-            raise ConfigError(f"unknown option '{name}'", where=where, hint=hint)
-        try:
-            checked[name] = TypeAdapter(types[name]).validate_python(value)
-        except ValidationError as error:
-            problems = "; ".join(problem["msg"] for problem in error.errors())
-            raise ConfigError(f"{problems} (got {value!r})", where=f"{where}.{name}") from error
-    required = [n for n in known if parameters[n].default is inspect.Parameter.empty]
-    missing = [name for name in required if name not in checked]
-    if missing:
-        raise ConfigError(f"option(s) not given: {', '.join(missing)}", where=where)
-    return checked
+    return typed_options(source, options, where=where, reserved=_FROM_SECTION, strict=False)
 
 
 def _check_rows(rows: Sequence[SampleRow], root: Path) -> None:
@@ -135,6 +139,8 @@ def _check_rows(rows: Sequence[SampleRow], root: Path) -> None:
         raise DataError(f"{without} of {len(rows)} samples have no split", where=root)
     check_no_leak(rows, where=root)
     _check_files_in_one_split(rows, root)
+    if not without:
+        _check_all_trained(rows, root)
 
 
 def _check_files_in_one_split(rows: Sequence[SampleRow], root: Path) -> None:
@@ -144,11 +150,41 @@ def _check_files_in_one_split(rows: Sequence[SampleRow], root: Path) -> None:
         seen[row.path].add(row.split)
     torn = sorted(path for path, splits in seen.items() if len(splits) > 1)
     if torn:
-        raise SplitLeakError(
-            f"{len(torn)} file(s) stand in more than one split: {_listed(_names(torn, root))}",
+        raise _torn_files(names_below(torn, root), root)
+
+
+def _torn_files(names: Sequence[str], root: Path) -> SplitLeakError:
+    return SplitLeakError(
+        f"{len(names)} file(s) stand in more than one split: {listed(names)}",
+        where=root,
+        hint="keep all parts of one video in one split",
+    )
+
+
+def _located(rows: Sequence[SampleRow], root: Path, damaged: str) -> list[SampleRow]:
+    """Rows with their paths as they are spelt on disk.
+
+    Raises:
+        DataError: no listed file is there, or one is missing under `damaged: fail`; told before
+            any file is decoded.
+        SplitLeakError: links of two splits lead to one file.
+    """
+    on_disk = find_on_disk(dict.fromkeys(row.path for row in rows), root)
+    gone = [row.path for row in rows if row.path in on_disk.missing]
+    if len(gone) == len(rows):
+        example = name_below(gone[0], root)
+        raise DataError(
+            f"none of the {len(rows)} listed files is there, for example {example}",
             where=root,
-            hint="keep all parts of one video in one split",
+            hint="check data.root and the layout below it; docs/data.md shows what is expected",
         )
+    if gone and damaged == "fail":
+        missing = [Dropped(name, "the file does not exist") for name in names_below(gone, root)]
+        raise _damage_error(missing, len(rows), root)
+    if torn := same_file_twice(rows, on_disk):
+        raise _torn_files([" = ".join(names_below(paths, root)) for paths in torn], root)
+    actual = on_disk.actual
+    return [replace(r, path=actual[r.path]) if r.path in actual else r for r in rows]
 
 
 def _collect(
@@ -160,7 +196,7 @@ def _collect(
     unusable: list[Dropped] = []
     short: list[Dropped] = []
     for row in rows:
-        facts, name = found[row.path], _name(row.path, root)
+        facts, name = found[row.path], name_below(row.path, root)
         if isinstance(facts, str):
             unusable.append(Dropped(name, facts, is_damage=True))
         elif fault := _fault(facts, row, decoder):
@@ -227,7 +263,7 @@ def _damage_error(unusable: Sequence[Dropped], total: int, root: Path) -> DataEr
     return DataError(
         f"{len(unusable)} of {total} samples cannot be used{_reasons(unusable)}",
         where=root,
-        hint="repair the files, or set data.damaged: drop to leave them out of every entry; "
+        hint="repair or fetch them, or set data.damaged: drop to leave them out of every entry; "
         "the report then lists them",
     )
 
@@ -245,14 +281,14 @@ def _check_samples(
     counts = Counter(sample.sample_id for sample in samples)
     twice = sorted(name for name, count in counts.items() if count > 1)
     if twice:
-        problem = f"{len(twice)} sample(s) are listed more than once: {_listed(twice)}"
+        problem = f"{len(twice)} sample(s) are listed more than once: {listed(twice)}"
         raise DataError(problem, where=root, hint="list each file, or each range of it, once")
     gone = {row.label_name for row in rows} - {sample.label_name for sample in samples}
     if gone:
-        lost = {_name(row.path, root) for row in rows if row.label_name in gone}
+        lost = {name_below(row.path, root) for row in rows if row.label_name in gone}
         reasons = _reasons([item for item in dropped if item.path in lost])
         raise DataError(
-            f"no file of {len(gone)} class(es) can be used: {_listed(sorted(gone))}{reasons}",
+            f"no file of {len(gone)} class(es) can be used: {listed(sorted(gone))}{reasons}",
             where=root,
             hint="repair the files, or leave these classes out of the source",
         )
@@ -268,13 +304,19 @@ def _with_splits(samples: Sequence[Sample], data: DataSection) -> list[Sample]:
 
 def _check_splits(samples: Sequence[Sample], root: Path) -> None:
     check_no_leak(samples, where=root)
-    trained = {sample.label_name for sample in samples if sample.split == "train"}
-    unseen = sorted({sample.label_name for sample in samples} - trained)
+    _check_all_trained(samples, root)
+
+
+def _check_all_trained(rows: Sequence[Sample] | Sequence[SampleRow], root: Path) -> None:
+    trained = {row.label_name for row in rows if row.split == "train"}
+    unseen = sorted({row.label_name for row in rows} - trained)
     if unseen:
+        close = nearest(unseen[0], trained)
+        guess = f"is '{unseen[0]}' another spelling of '{close}'? " if close else ""
         raise DataError(
-            f"{len(unseen)} class(es) have no training sample: {_listed(unseen)}",
+            f"{len(unseen)} class(es) have no training sample: {listed(unseen)}",
             where=root,
-            hint="add training samples of these classes, or leave the classes out",
+            hint=f"{guess}add training samples of these classes, or leave the classes out",
         )
 
 
@@ -293,68 +335,3 @@ def _limit_training(samples: Sequence[Sample], data: DataSection) -> tuple[list[
     chosen = {s.sample_id for s in stratified_subset(training, limit, data.split_seed)}
     kept = [s for s in samples if s.split != "train" or s.sample_id in chosen]
     return kept, [f"training uses {limit} of {len(training)} samples (data.max_train_samples)"]
-
-
-def _file_notes(found: dict[Path, Probe | str], root: Path) -> list[str]:
-    """Oddities of files that are used all the same."""
-    odd: dict[str, list[Path]] = defaultdict(list)
-    for path, facts in sorted(found.items()):
-        if isinstance(facts, str) or is_truncated(facts):
-            continue
-        if facts.header_frames is not None and facts.counted_frames < facts.header_frames:
-            odd["hold fewer frames than their header says, as whole files of this kind do"].append(
-                path
-            )
-        if facts.concealed_frames:
-            odd["have damaged frames that the decoder patched up"].append(path)
-        if facts.variable_rate:
-            odd["have a varying frame rate; fps is the mean"].append(path)
-    return [f"{len(p)} file(s) {what}: {_listed(_names(p, root))}" for what, p in odd.items()]
-
-
-def _rest_notes(rows: Sequence[SampleRow], found: dict[Path, Probe | str]) -> list[str]:
-    """How many frames the cutting into pieces leaves over."""
-    rests = []
-    for row in rows:
-        facts = found[row.path]
-        if row.segment_frames and not isinstance(facts, str) and not is_truncated(facts):
-            length = facts.counted_frames - row.start_frame if row.frames is None else row.frames
-            rests.append(length % row.segment_frames)
-    if not any(rests):
-        return []
-    files = sum(rest > 0 for rest in rests)
-    return [f"{sum(rests)} frames at the ends of {files} listed ranges are in no piece"]
-
-
-def _split_notes(samples: Sequence[Sample]) -> list[str]:
-    notes = [f"there is no {name} split" for name in SPLITS if not _count(samples, name)]
-    validated = {sample.label_name for sample in samples if sample.split == "validation"}
-    without = sorted({sample.label_name for sample in samples} - validated)
-    if validated and without:
-        notes.append(f"{len(without)} class(es) have no validation sample: {_listed(without)}")
-    places: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for sample in samples:
-        places[sample.content_hash].add((sample.path, sample.split))
-    copies = [files for files in places.values() if len({split for _, split in files}) > 1]
-    if copies:
-        names = sorted(Path(path).name for files in copies for path, _ in files)
-        notes.append(f"{len(copies)} video(s) stand in two splits as copies: {_listed(names)}")
-    return notes
-
-
-def _count(samples: Iterable[Sample], split: str) -> int:
-    return sum(sample.split == split for sample in samples)
-
-
-def _name(path: Path, root: Path) -> str:
-    """Below the root in posix form; absolute for a file that stands elsewhere."""
-    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
-
-
-def _names(paths: Iterable[Path], root: Path) -> list[str]:
-    return [_name(path, root) for path in paths]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more

@@ -70,6 +70,10 @@ def hold_out_groups(rows: Sequence[Row], fraction: float, seed: int, *, purpose:
     for row in rows:
         sizes[row.group][row.label_name] += 1
     totals = Counter(row.label_name for row in rows)
+    members: dict[str, list[str]] = defaultdict(list)
+    for group in sorted(sizes):
+        for label in sizes[group]:
+            members[label].append(group)
     held: Counter[str] = Counter()
     taken: set[str] = set()
 
@@ -84,8 +88,8 @@ def hold_out_groups(rows: Sequence[Row], fraction: float, seed: int, *, purpose:
 
     for label in sorted(totals):
         target = fraction * totals[label]
-        members = sorted(group for group in sizes if sizes[group][label])
-        order = [members[i] for i in stream(seed, purpose, label).permutation(len(members))]
+        own = members[label]
+        order = [own[i] for i in stream(seed, purpose, label).permutation(len(own))]
         for group in order:
             after = held[label] + sizes[group][label]
             if may_leave(group) and abs(after - target) < abs(held[label] - target):
@@ -97,19 +101,26 @@ def hold_out_groups(rows: Sequence[Row], fraction: float, seed: int, *, purpose:
     return taken
 
 
-def check_no_leak(rows: Sequence[Row], *, where: object = None) -> None:
-    """Raise SplitLeakError, naming groups and splits, when a group stands in two or more splits."""
+def torn_groups(rows: Sequence[Row]) -> dict[str, set[str]]:
+    """Group -> its splits, for the groups that stand in two or more."""
     seen: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         if row.split:
             seen[row.group].add(row.split)
-    leaks = [f"{group} ({', '.join(sorted(s))})" for group, s in sorted(seen.items()) if len(s) > 1]
-    if leaks:
+    return {group: splits for group, splits in sorted(seen.items()) if len(splits) > 1}
+
+
+def check_no_leak(rows: Sequence[Row], *, where: object = None, hint: str | None = None) -> None:
+    """Raise SplitLeakError, naming groups and splits, when a group stands in two or more splits."""
+    torn = torn_groups(rows)
+    if torn:
+        leaks = [f"{group} ({', '.join(sorted(splits))})" for group, splits in torn.items()]
         more = f" and {len(leaks) - 10} more" if len(leaks) > 10 else ""
         raise SplitLeakError(
             f"{len(leaks)} group(s) stand in more than one split: {'; '.join(leaks[:10])}{more}",
             where=where,
-            hint="move each group to one split; where samples of one group have nothing to do with "
+            hint=hint
+            or "move each group to one split; where samples of one group have nothing to do with "
             "each other, name finer groups",
         )
 

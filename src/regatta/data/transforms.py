@@ -6,8 +6,9 @@ Frames stay uint8 until the last step, so that they travel and are cached at a q
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,27 +18,60 @@ Resize = Literal["crop", "squash"]
 DEVICE_CHUNK = 64
 """Frames resized at once on an accelerator, where they are floats meanwhile."""
 
+_ROUNDING_GUARD = 1e-6
+"""Products of decimals are lifted by this before flooring, as in `frame_plan`."""
 
-def resize_frames(images_NHWC: torch.Tensor, *, size: int, resize: Resize) -> torch.Tensor:
+
+class Cut(NamedTuple):
+    """How whole pictures become S x S: scale to height x width, then keep one square.
+
+    offset: first pixel that is kept along the longer side. Equal cuts give equal pixels.
+    """
+
+    height: int
+    width: int
+    size: int
+    offset: int
+
+    def apply(self, scaled_NCHW: torch.Tensor) -> torch.Tensor:
+        """The square out of pictures of height x width, as a view."""
+        top, left = (self.offset, 0) if self.height > self.width else (0, self.offset)
+        return scaled_NCHW[:, :, top : top + self.size, left : left + self.size]
+
+
+def plan_cut(height: int, width: int, *, size: int, resize: Resize, crop: float = 0.5) -> Cut:
+    """The cut of pictures of height x width.
+
+    Args:
+        crop: place of the square along the longer side, 0 = left or top, 1 = right or bottom. It
+            changes nothing where no side is longer: on square pictures and with "squash".
+    """
+    if resize == "squash":
+        return Cut(size, size, size, 0)
+    scaled_height, scaled_width = shorter_side_size(height, width, size)
+    room = max(scaled_height, scaled_width) - size
+    return Cut(scaled_height, scaled_width, size, math.floor(room * crop + _ROUNDING_GUARD))
+
+
+def resize_frames(
+    images_NHWC: torch.Tensor, *, size: int, resize: Resize, crop: float = 0.5
+) -> torch.Tensor:
     """Bring frames to S x S.
 
-    "crop" scales the shorter side to S and cuts the middle, so the picture keeps its shape;
-    "squash" scales both sides to S. Bilinear with antialias. A frame's result never depends on its
-    neighbours. Frames that are S x S already keep their pixels.
+    "crop" scales the shorter side to S and cuts a square, by default the middle, so the picture
+    keeps its shape; "squash" scales both sides to S. Bilinear with antialias. A frame's result
+    never depends on its neighbours. Frames that are S x S already keep their pixels.
 
     Args:
         images_NHWC: uint8 [N, H, W, 3], on any device.
+        crop: see `plan_cut`.
 
     Returns:
         uint8 [N, 3, S, S], contiguous, on the same device.
     """
     height, width = images_NHWC.shape[1:3]
-    scaled_height, scaled_width = size, size
-    if resize == "crop":
-        scaled_height, scaled_width = shorter_side_size(height, width, size)
-    scaled = resample(images_NHWC, scaled_height, scaled_width)
-    top, left = (scaled_height - size) // 2, (scaled_width - size) // 2
-    return scaled[:, :, top : top + size, left : left + size].contiguous()
+    cut = plan_cut(height, width, size=size, resize=resize, crop=crop)
+    return cut.apply(resample(images_NHWC, cut.height, cut.width)).contiguous()
 
 
 def shorter_side_size(height: int, width: int, size: int) -> tuple[int, int]:
@@ -62,6 +96,17 @@ def resample(images_NHWC: torch.Tensor, height: int, width: int) -> torch.Tensor
 
 def _interpolate(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return F.interpolate(frames, size=(height, width), mode="bilinear", antialias=True)
+
+
+def mean_frame(frames_NCHW: torch.Tensor) -> torch.Tensor:
+    """The mean picture of uint8 frames, as uint8: sums are exact, halves go up.
+
+    floor((2 sum + N) / (2 N)) in whole numbers, so that it depends neither on the order of the
+    frames nor on the machine.
+    """
+    count = len(frames_NCHW)
+    doubled = frames_NCHW.sum(dim=0, dtype=torch.int32).mul_(2).add_(count)
+    return doubled.div_(2 * count, rounding_mode="floor").to(torch.uint8)
 
 
 def normalise(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,6 +245,12 @@ def orientation_of(frame: VideoFrame, path: Path) -> Orientation:
         return Orientation(True, c < 0, b < 0)
     turn = f"about {-frame.rotation} degrees"
     raise DecodeError(f"the file's display matrix is no quarter turn ({turn})", where=path)
+
+
+def beyond_the_end(wanted: Sequence[int], count: int, path: Path) -> DecodeError:
+    """What to raise for frames that a file of `count` frames does not have."""
+    index = min(index for index in wanted if index >= count)
+    return DecodeError(f"frame {index} was asked for; the file has {count} frames", where=path)
 
 
 def reason(error: Exception) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -15,14 +15,15 @@ import torch
 
 from regatta.core.errors import RunError, StopRequested
 from regatta.core.signals import StopFlag
-from regatta.data.frame_plan import FramePlan
-from regatta.data.loader import Decoder, map_in_threads, read_sample
+from regatta.data.decode import read_chunks
+from regatta.data.loader import Decoder, map_in_threads
 from regatta.data.manifest import Sample
 from regatta.data.transforms import Resize
 from regatta.evaluation.grid import (
-    InputShape,
+    EntryInput,
     SampleFrames,
     SampleTask,
+    Truth,
     plan_task,
     prepare_frames,
     read_task,
@@ -34,18 +35,25 @@ from regatta.evaluation.part_files import (
     record_cost,
     split_parts,
 )
-from regatta.evaluation.predict import BatchedForward, DeviceTimer, JudgedEntry
+from regatta.evaluation.predict import (
+    BatchedForward,
+    DeviceTimer,
+    ForwardPool,
+    JudgedEntry,
+    batches_side_by_side,
+)
 from regatta.evaluation.protocols import Protocol
-from regatta.records.predictions import Condition, write_part
+from regatta.evaluation.view_scores import average_views
+from regatta.records.predictions import TRUTH_COLUMNS, Condition, write_part
 
 AHEAD_BYTES = 1 << 30
-"""Most decoded source pictures that are read ahead of the models; one sample may be larger."""
+"""Most pictures that are read ahead of the models; one sample may be larger."""
 REPORT_SECONDS = 1.0
 
 
 @dataclass
 class JudgeCost:
-    """What one call of `judge_parts` did. Decode seconds are summed over the reading threads.
+    """What one call of `judge_parts` did. Seconds are summed over the threads that spent them.
 
     failed: run id -> why it could not be judged. Its finished parts stay; other runs go on.
     """
@@ -91,9 +99,11 @@ class Settings:
     resize: Resize | None
     shard: tuple[int, int]
 
-    def input_of(self, entry: JudgedEntry) -> tuple[int, InputShape]:
+    pool: ForwardPool | None = None
+
+    def input_of(self, entry: JudgedEntry) -> EntryInput:
         spec = entry.spec
-        return spec.frames, InputShape(spec.image_size, self.resize or spec.resize)
+        return EntryInput(spec.frames, spec.image_size, self.resize or spec.resize)
 
 
 def judge_parts(
@@ -114,12 +124,14 @@ def judge_parts(
 ) -> JudgeCost:
     """Write the missing prediction parts i, i + n, i + 2n ... of shard (i, n) for all entries.
 
-    Each sample is opened and decoded once, its frames are resized once per distinct input shape,
-    identical clips of an entry run once, and clips of all conditions and samples of a part share
-    batches of exactly `batch_size`. On a CPU the scores are bit-equal to running every clip alone
-    in its own filled-up batch. Memory holds a few samples at a time, however many there are.
+    Each sample is opened and decoded once, its frames are resized once per distinct size, identical
+    clips of an entry run once, and clips of all conditions, views and samples of a part share
+    batches of exactly `batch_size`. On a CPU small batches run side by side on the cores that torch
+    is set to use, and the scores are bit-equal to running every clip alone in its own filled-up
+    batch. Memory holds a few samples at a time, however many there are.
 
     Args:
+        entries: their modules are called from several threads at once on a CPU.
         samples: all samples of the judging, the same for every shard.
         resize: the same for all entries; None = each entry's own.
         autocast: None = float32.
@@ -145,23 +157,62 @@ def judge_parts(
     parts = [part for part in (_lacking(entries, n, s, protocol) for n, s in own) if part.entries]
     cost = JudgeCost(parts_kept=len(own) - len(parts))
     progress = Progress(parts, kept=cost.parts_kept, stop=stop, report=report)
-    read = partial(read_sample, decoder=decoder)
-    loaded = map_in_threads(
-        lambda task: read_task(task, read, device=device),
-        _plan_all(parts, settings, cost),
-        threads=decode_threads,
-        ahead=2 * decode_threads,
-        weigh=lambda task: task.source_bytes,
-        weight_limit=AHEAD_BYTES,
-    )
-    with closing(loaded):
-        for part in parts:
-            _judge_part(part, loaded, settings, cost, progress)
-            progress.part_done()
-            if len(cost.failed) == len(entries):
-                break
+    if parts:
+        with ExitStack() as cleanup:
+            if device.type == "cpu":
+                pool = cleanup.enter_context(closing(_forward_pool(entries, batch_size)))
+                settings = replace(settings, pool=pool)
+            loaded = _read_ahead(parts, settings, cost, threads=decode_threads, decoder=decoder)
+            cleanup.enter_context(closing(loaded))
+            for part in parts:
+                _judge_part(part, loaded, settings, cost, progress)
+                progress.part_done()
+                if len(cost.failed) == len(entries):
+                    break
     cost.wall_seconds = progress.elapsed()
     return cost
+
+
+def _forward_pool(entries: Sequence[JudgedEntry], batch_size: int) -> ForwardPool:
+    threads = torch.get_num_threads()
+    specs = [entry.spec for entry in entries]
+    workers = batches_side_by_side(specs, batch_size=batch_size, threads=threads)
+    return ForwardPool(workers, threads=threads)
+
+
+def _read_ahead(
+    parts: list[Part], settings: Settings, cost: JudgeCost, *, threads: int, decoder: Decoder
+) -> Generator[SampleFrames]:
+    """The pictures of every sample of `parts` in turn, read in `threads` threads."""
+    device = settings.device
+
+    def read(sample: Sample, indices: Sequence[int], chunk_bytes: int) -> Iterator[np.ndarray]:
+        places = [sample.start_frame + index for index in indices]
+        return read_chunks(
+            sample.path,
+            places,
+            chunk_bytes=chunk_bytes,
+            backend=decoder,
+            content_hash=sample.content_hash,
+        )
+
+    def load(task: SampleTask) -> SampleFrames:
+        if device.type == "cpu":
+            # The batches have the cores; more threads inside a reading one only get in their way.
+            torch.set_num_threads(1)
+        return read_task(task, read, device=device)
+
+    def weigh(task: SampleTask) -> int:
+        return task.prepared_bytes if device.type == "cpu" else task.source_bytes
+
+    return map_in_threads(
+        load,
+        _plan_all(parts, settings, cost),
+        threads=threads,
+        ahead=2 * threads,
+        weigh=weigh,
+        weight_limit=AHEAD_BYTES,
+    )
 
 
 def _lacking(
@@ -229,13 +280,14 @@ class PartJudge:
     ) -> None:
         self.run_id = entry.run_id
         self._part, self._folder, self._settings = part, entry.folder, settings
-        self._model_frames, self._shape = settings.input_of(entry)
+        self._input = settings.input_of(entry)
         self._forward = BatchedForward(
             entry,
             batch_size=settings.batch_size,
             device=settings.device,
             autocast=settings.autocast,
             poll=poll,
+            pool=settings.pool,
         )
         self._tasks: list[SampleTask] = []
         self.scores_DK = np.empty((0, 0), dtype=np.float32)
@@ -244,30 +296,32 @@ class PartJudge:
     def add(self, frames: SampleFrames) -> None:
         """Queue the distinct clips of the part's next sample."""
         self._tasks.append(frames.task)
-        self._forward.add(frames.prepared[self._shape], frames.task.rows(self._model_frames))
+        for cut, rows_DT in frames.task.rows(self._input):
+            self._forward.add(frames.prepared[cut], rows_DT)
 
     def finish(self) -> None:
         """Run what is still queued; RunError names the first clip whose scores are not finite."""
         self.scores_DK, self.forward_seconds = self._forward.finish()
         finite = [bool(np.isfinite(scores_K).all()) for scores_K in self.scores_DK]
-        for sample, condition, _, row in self._rows():
-            if not finite[row]:
+        for sample, condition, _, rows in self._rows():
+            if not all(finite[row] for row in rows):
                 raise RunError(
                     f"run {self.run_id} gave scores that are not finite",
                     where=f"sample {sample.sample_id}, condition {condition.id}",
                     hint="its weights or its precision are broken: train it again or judge in fp32",
                 )
 
-    def _rows(self) -> Iterator[tuple[Sample, Condition, FramePlan, int]]:
-        """(sample, condition, plan, row of `scores_DK`) of every prediction of the part."""
+    def _rows(self) -> Iterator[tuple[Sample, Condition, Truth, list[int]]]:
+        """(sample, condition, truth, rows of `scores_DK`) of every prediction of the part; a row
+        per view."""
         first = 0
         conditions = self._settings.protocol.conditions
         for task in self._tasks:
-            clips = task.clips[self._model_frames]
-            for condition, plan, clip in zip(
-                conditions, clips.plans, clips.clip_of_condition, strict=True
+            clips = task.clips[self._input]
+            for condition, truth, places in zip(
+                conditions, clips.truths, clips.places, strict=True
             ):
-                yield task.sample, condition, plan, first + clip
+                yield task.sample, condition, truth, [first + place for place in places]
             first += len(clips.distinct)
 
     def write(
@@ -285,13 +339,13 @@ class PartJudge:
             "group": [sample.group for sample, *_ in rows],
             "condition": [condition.id for _, condition, *_ in rows],
             "label": [sample.label for sample, *_ in rows],
-            "distinct_frames": [plan.distinct_frames for *_, plan, _ in rows],
-            "span_seconds": [plan.span_seconds for *_, plan, _ in rows],
-            "rate_hz": [plan.rate_hz for *_, plan, _ in rows],
-            "pad_share": [plan.pad_share for *_, plan, _ in rows],
-            "clip_key": [plan.unique_key for *_, plan, _ in rows],
+            **{
+                name: [getattr(truth, name) for *_, truth, _ in rows]
+                for name in (*TRUTH_COLUMNS, "clip_key")
+            },
         }
-        scores = self.scores_DK[[row for *_, row in rows]]
+        average = self._settings.protocol.average
+        scores = np.stack([average_views(self.scores_DK[views], average) for *_, views in rows])
         write_part(self._folder, self._part.number, columns, scores)
         spent = PartCost(
             samples=len(self._part.samples),

@@ -27,7 +27,8 @@ from regatta.evaluation.protocols import Protocol
 from regatta.records.predictions import Condition, part_path, read_part, write_complete
 
 Oracle = Callable[..., float]
-"""(sample, indices, **options) -> probability that the ideal reader of these frames is right."""
+"""(sample, shown, **options) -> probability that the ideal reader of these pictures is right; a
+picture is the tuple of source frames whose mean it is, one for a plain frame."""
 
 
 @dataclass(frozen=True)
@@ -187,15 +188,21 @@ def write_ceiling(
     oracle: Oracle,
     options: dict[str, Any],
 ) -> dict[str, float]:
-    """Write ceiling.json: per condition the ideal reader's mean chance of being right."""
+    """Write ceiling.json: per condition the ideal reader's mean chance of being right.
+
+    The reader is given every picture of all views once. Conditions in `without_ceiling` are absent.
+    """
     ceiling = {}
     for condition in protocol.conditions:
+        if condition.id in protocol.without_ceiling:
+            continue
         chances = []
         for sample in samples:
-            plan = protocol.plan(
+            views = protocol.plan_views(
                 sample.frames, sample.fps, condition, model_frames, sample_id=sample.sample_id
             )
-            chances.append(oracle(sample, plan.indices, **options))
+            shown = dict.fromkeys(blend for view in views for blend in view.plan.shown)
+            chances.append(oracle(sample, list(shown), **options))
         ceiling[condition.id] = float(np.mean(chances))
     write_json(folder / "ceiling.json", ceiling)
     return ceiling

@@ -4,18 +4,20 @@ A matrix product of another size may add up in another order. A batch that is sh
 filled up by repeating its last clip; then every row is bit-equal to that clip alone in its own
 filled-up batch.
 
-Shapes: B clips of a batch, T frames, S input side, U frames of a sample, D clips of a sample,
+Shapes: B clips of a batch, T frames, S input side, P pictures of a sample, D clips of a sample,
 K classes.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from threading import Lock, Semaphore
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +26,11 @@ from torch import nn
 from regatta.core.errors import RunError
 from regatta.data.transforms import normalise
 from regatta.models.spec import ModelSpec
+
+Result = TypeVar("Result")
+
+SIDE_BY_SIDE_BYTES = 128 << 20
+"""Most float input of batches that run at the same time on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,13 @@ class JudgedEntry:
 
 
 class DeviceTimer:
-    """Seconds of work on a device; on an accelerator by events, so that measuring never waits."""
+    """Seconds of work on a device, summed over the threads that measure.
+
+    On an accelerator it is timed by events, so that measuring never waits.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self._device, self._lock = device, Lock()
         self._seconds = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -61,7 +71,8 @@ class DeviceTimer:
         else:
             started = time.perf_counter()
             yield
-            self._seconds += time.perf_counter() - started
+            with self._lock:
+                self._seconds += time.perf_counter() - started
 
     def take(self) -> float:
         """Seconds measured since the last call; waits for the device."""
@@ -72,10 +83,61 @@ class DeviceTimer:
         return seconds
 
 
+class ForwardPool:
+    """Runs batches side by side on a CPU, every batch within `threads // workers` threads.
+
+    Two batches in a thread each are done sooner than one after the other in two threads: nothing
+    waits at the end of every small kernel. Close it to end its threads.
+
+    Args:
+        workers: batches that run at once.
+        threads: cores that they share.
+    """
+
+    def __init__(self, workers: int, *, threads: int) -> None:
+        self._before = torch.get_num_threads()
+        self._share = threads // workers
+        self._executor = ThreadPoolExecutor(
+            workers, thread_name_prefix="regatta-forward", initializer=self._enter
+        )
+        # One batch more than run at once, so that none waits for the next to be gathered.
+        self._free = Semaphore(workers + 1)
+        # torch keeps threads per calling thread; those of this one would only get in the way.
+        torch.set_num_threads(1)
+
+    def _enter(self) -> None:
+        torch.set_num_threads(self._share)
+
+    def submit(self, work: Callable[[], Result]) -> Future[Result]:
+        """Queue one batch; waits while enough are queued, so that clips do not pile up."""
+        self._free.acquire()
+        future = self._executor.submit(work)
+        future.add_done_callback(lambda _: self._free.release())
+        return future
+
+    def close(self) -> None:
+        """End the threads; batches that have not begun are dropped."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(self._before)
+
+
+def batches_side_by_side(specs: Sequence[ModelSpec], *, batch_size: int, threads: int) -> int:
+    """How many batches to run at once on `threads` cores: a divisor of it.
+
+    Small ones run in a thread each. Of large ones a few fill all cores and, as activations take
+    many times the input, all memory too: their inputs together stay within SIDE_BY_SIDE_BYTES.
+    """
+    floats = max(batch_size * spec.frames * 3 * spec.image_size**2 for spec in specs)
+    most = max(1, SIDE_BY_SIDE_BYTES // (4 * floats))
+    return max(n for n in range(1, threads + 1) if threads % n == 0 and n <= most)
+
+
 class BatchedForward:
     """Collects clips of one entry and runs them in batches of exactly `batch_size`.
 
     Args:
+        pool: runs the batches; None = here and now, as is right for an accelerator, which works on
+            while the next batch is gathered.
         poll: called before each batch; may raise to leave.
     """
 
@@ -87,66 +149,88 @@ class BatchedForward:
         device: torch.device,
         autocast: torch.dtype | None,
         poll: Callable[[], None],
+        pool: ForwardPool | None = None,
     ) -> None:
         frames, side = entry.spec.frames, entry.spec.image_size
-        shape = (batch_size, frames, 3, side, side)
-        self._clips_BTCHW = torch.empty(shape, dtype=torch.uint8, device=device)
-        self._entry, self._device, self._autocast, self._poll = entry, device, autocast, poll
+        self._shape = (batch_size, frames, 3, side, side)
+        self._clips_BTCHW: torch.Tensor | None = None
+        self._entry, self._device, self._autocast = entry, device, autocast
+        self._poll, self._pool = poll, pool
         self._filled = 0
         self._total = 0
-        self._scores: list[torch.Tensor] = []
+        self._scores: list[torch.Tensor | Future[torch.Tensor]] = []
         self._timer = DeviceTimer(device)
 
-    def add(self, frames_UCHW: torch.Tensor, rows_DT: torch.Tensor) -> None:
-        """Queue D clips, each given by its T rows of `frames_UCHW` (uint8 [U, 3, S, S]).
+    def add(self, frames_PCHW: torch.Tensor, rows_DT: torch.Tensor) -> None:
+        """Queue D clips, each given by its T rows of `frames_PCHW` (uint8 [P, 3, S, S]).
 
         Raises:
             RunError: the model fails on a batch.
         """
         rows_DT = rows_DT.to(self._device, non_blocking=True)
         while len(rows_DT):
+            if self._clips_BTCHW is None:
+                self._clips_BTCHW = torch.empty(self._shape, dtype=torch.uint8, device=self._device)
             free = len(self._clips_BTCHW) - self._filled
             taken_DT, rows_DT = rows_DT[:free], rows_DT[free:]
             room = self._clips_BTCHW[self._filled : self._filled + len(taken_DT)]
             with self._timer.measure():
-                torch.index_select(frames_UCHW, 0, taken_DT.flatten(), out=room.flatten(0, 1))
+                torch.index_select(frames_PCHW, 0, taken_DT.flatten(), out=room.flatten(0, 1))
             self._filled += len(taken_DT)
             self._total += len(taken_DT)
             if len(taken_DT) == free:
-                self._run()
+                self._run(self._clips_BTCHW)
 
     def finish(self) -> tuple[np.ndarray, float]:
         """Run what is left.
 
         Returns:
-            Scores float32 [all queued clips, K] in the order they came, and the seconds spent.
+            Scores float32 [all queued clips, K] in the order they came, and the seconds spent,
+            summed over batches that ran side by side.
         """
-        if self._filled:
+        if self._clips_BTCHW is not None and self._filled:
             self._clips_BTCHW[self._filled :] = self._clips_BTCHW[self._filled - 1]
-            self._run()
+            self._run(self._clips_BTCHW)
+        scores = [self._collect(item) for item in self._scores]
         with self._timer.measure():
-            scores_DK = torch.cat(self._scores)[: self._total].cpu().numpy()
+            scores_DK = torch.cat(scores)[: self._total].cpu().numpy()
         self._scores, self._total = [], 0
         return scores_DK, self._timer.take()
 
-    def _run(self) -> None:
+    def _run(self, clips_BTCHW: torch.Tensor) -> None:
         self._poll()
+        self._filled = 0
+        if self._pool is None:
+            with self._naming_failures():
+                self._scores.append(self._forward(clips_BTCHW))
+            return
+        self._scores.append(self._pool.submit(lambda: self._forward(clips_BTCHW)))
+        # The batch keeps its clips until it has run; the next one gets memory of its own.
+        self._clips_BTCHW = None
+
+    def _collect(self, scores_BK: torch.Tensor | Future[torch.Tensor]) -> torch.Tensor:
+        if isinstance(scores_BK, torch.Tensor):
+            return scores_BK
+        with self._naming_failures():
+            return scores_BK.result()
+
+    @contextmanager
+    def _naming_failures(self) -> Iterator[None]:
         try:
-            with self._timer.measure():
-                self._scores.append(self._forward())
+            yield
         except RuntimeError as error:
             raise self._failure(error) from error
-        self._filled = 0
 
     @torch.inference_mode()
-    def _forward(self) -> torch.Tensor:
+    def _forward(self, clips_BTCHW: torch.Tensor) -> torch.Tensor:
         spec, use_autocast = self._entry.spec, self._autocast is not None
-        video_BTCHW = normalise(self._clips_BTCHW, spec.mean, spec.std)
-        with torch.autocast(self._device.type, dtype=self._autocast, enabled=use_autocast):
-            return self._entry.module(video_BTCHW).float()
+        with self._timer.measure():
+            video_BTCHW = normalise(clips_BTCHW, spec.mean, spec.std)
+            with torch.autocast(self._device.type, dtype=self._autocast, enabled=use_autocast):
+                return self._entry.module(video_BTCHW).float()
 
     def _failure(self, error: RuntimeError) -> RunError:
-        batch, frames, *_ = self._clips_BTCHW.shape
+        batch, frames, *_ = self._shape
         work = f"judging {batch} clips of {frames} frames"
         if isinstance(error, torch.OutOfMemoryError):
             return RunError(

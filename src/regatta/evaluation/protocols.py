@@ -6,18 +6,18 @@ what `protocol.options` of a study file may set, checked by their type annotatio
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal, get_type_hints
+from typing import Literal
 from typing import Protocol as Shape
 
-from pydantic import TypeAdapter, ValidationError
+import numpy as np
 
+from regatta.config.options import typed_options
 from regatta.config.schema import ProtocolSection
 from regatta.core.errors import ConfigError
-from regatta.core.registry import PROTOCOLS, nearest
+from regatta.core.registry import PROTOCOLS
 from regatta.core.seeds import stream
 from regatta.data.frame_plan import (
     FramePlan,
@@ -30,7 +30,6 @@ from regatta.data.frame_plan import (
     plan_training_clip,
 )
 from regatta.records.predictions import Condition
-
 
 Average = Literal["probability", "logit"]
 
@@ -141,14 +140,9 @@ def plain_protocol() -> Protocol:
     """One clip per sample: frames spread evenly over the whole clip, as in validation."""
 
     def plan(
-        total_frames: int,
-        fps: float,
-        condition: Condition,
-        model_frames: int,
-        *,
-        sample_id: str = "",
+        total_frames: int, fps: float, condition: Condition, model_frames: int, **_: object
     ) -> FramePlan:
-        _ = condition, sample_id
+        del condition  # there is only one
         return plan_from_indices(plan_training_clip(total_frames, model_frames, None), fps)
 
     return Protocol("plain", [Condition("plain", {}, is_reference=True)], single_view(plan))
@@ -177,19 +171,13 @@ def temporal_grid_protocol(
     Raises:
         ConfigError: an empty list, a value out of range or given twice, or placement `sliding`.
     """
-    _check_axis("coverage", coverage, low=1, high=100)
-    _check_axis("stride", stride, low=1, high=None)
+    conditions = grid_conditions(coverage, stride)
     if placement == "sliding":
         raise ConfigError(
             "temporal-grid judges one window per clip and cell; placement 'sliding' gives several",
             where="protocol.options.placement",
             hint="use prefix, centre or random",
         )
-    reference = (max(coverage), min(stride))
-    conditions = [
-        Condition(f"c{c}s{s}", {"coverage": c, "stride": s}, is_reference=(c, s) == reference)
-        for c, s in product(coverage, stride)
-    ]
     policy = PlanPolicy(pad=pad)
 
     def plan(
@@ -212,6 +200,17 @@ def temporal_grid_protocol(
     return Protocol("temporal-grid", conditions, single_view(plan), axes=("coverage", "stride"))
 
 
+def grid_conditions(coverage: Sequence[int], stride: Sequence[int]) -> list[Condition]:
+    """Every coverage at every stride; the reference is the largest at the smallest."""
+    check_axis("coverage", coverage, low=1, high=100)
+    check_axis("stride", stride, low=1, high=None)
+    reference = (max(coverage), min(stride))
+    return [
+        Condition(f"c{c}s{s}", {"coverage": c, "stride": s}, is_reference=(c, s) == reference)
+        for c, s in product(coverage, stride)
+    ]
+
+
 def resolve_protocol(section: ProtocolSection) -> Protocol:
     """Build the protocol a study names.
 
@@ -220,7 +219,9 @@ def resolve_protocol(section: ProtocolSection) -> Protocol:
         ConfigError: an unknown option (with the nearest one), a wrong type, or a refused value.
     """
     build = PROTOCOLS.get(section.name, where="protocol.name")
-    return build(**_typed_options(build, section.options, where="protocol.options"))
+    owner = f"protocol {section.name}"
+    options = typed_options(build, section.options, where="protocol.options", owner=owner)
+    return build(**options)
 
 
 def plan_all(
@@ -235,9 +236,9 @@ def plan_all(
 
 def degenerate_groups(plans: Mapping[str, FramePlan]) -> list[list[str]]:
     """Groups of two or more conditions that show the identical clip, in the order of `plans`."""
-    groups: dict[tuple[int, ...], list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for condition_id, plan in plans.items():
-        groups.setdefault(plan.indices, []).append(condition_id)
+        groups.setdefault(plan.unique_key, []).append(condition_id)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -247,20 +248,23 @@ def identical_to(plans: Mapping[str, FramePlan]) -> dict[str, str]:
 
 
 def still_conditions(plans: Mapping[str, FramePlan]) -> list[str]:
-    """Conditions that show one frame only, so that no motion is left to see."""
+    """Conditions that show one picture only, so that no motion is left to see."""
     return [condition_id for condition_id, plan in plans.items() if plan.distinct_frames == 1]
 
 
-def _drawn_offset(placement_seed: int, sample_id: str) -> float:
+def sample_stream(seed: int, name: str, sample_id: str) -> np.random.Generator:
+    """The stream `name` of one sample; ConfigError without an id, as all would share one draw."""
     if not sample_id:
-        raise ConfigError(
-            "placement 'random' is drawn per sample, but the plan was asked without a sample id",
-            where="protocol.options.placement",
-        )
-    return float(stream(placement_seed, "placement", sample_id).random())
+        raise ConfigError(f"the {name} is drawn per sample, but the plan has no sample id")
+    return stream(seed, name, sample_id)
 
 
-def _check_axis(name: str, values: Sequence[int], *, low: int, high: int | None) -> None:
+def _drawn_offset(placement_seed: int, sample_id: str) -> float:
+    return float(sample_stream(placement_seed, "placement", sample_id).random())
+
+
+def check_axis(name: str, values: Sequence[int], *, low: int, high: int | None) -> None:
+    """ConfigError unless the option `name` lists whole numbers of low .. high, each once."""
     where = f"protocol.options.{name}"
     if not values:
         raise ConfigError(f"{name} is an empty list", where=where)
@@ -273,30 +277,3 @@ def _check_axis(name: str, values: Sequence[int], *, low: int, high: int | None)
     twice = sorted({value for value in values if list(values).count(value) > 1})
     if twice:
         raise ConfigError(f"{name} lists {', '.join(map(str, twice))} twice", where=where)
-
-
-def _typed_options(
-    build: Callable[..., Protocol], options: Mapping[str, Any], *, where: str
-) -> dict[str, Any]:
-    known = list(inspect.signature(build).parameters)
-    hints = get_type_hints(build)
-    typed = {}
-    for name, value in options.items():
-        if name not in known:
-            close = nearest(str(name), known)
-            guess = f"; did you mean '{close}'?" if close else ""
-            raise ConfigError(
-                f"unknown option '{name}'{guess}",
-                where=where,
-                hint=f"known: {', '.join(known) or 'none'}",
-            )
-        try:
-            # Strict, because a lenient reader takes `true` for 1 and "4" for 4.
-            typed[name] = TypeAdapter(hints[name]).validate_python(value, strict=True)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join([where, str(name), *map(str, problem["loc"])])
-            raise ConfigError(
-                f"{problem['msg']} (got {problem['input']!r:.60})", where=place
-            ) from error
-    return typed

@@ -68,13 +68,17 @@ class HfVideoClassifier(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Recompute each transformer layer in the backward pass."""
-        library: Any = self.hf
-        # Reentrant checkpointing drops the gradients of a frozen input and clashes with DDP.
-        options = {"use_reentrant": False}
-        if hasattr(library, "activation_checkpointing_enable"):
-            library.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
-        else:  # transformers before it renamed the method
-            library.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        recompute_layers(self.hf)
+
+
+def recompute_layers(library: Any) -> None:
+    """Switch on the recomputation of layers in a library model."""
+    # Reentrant checkpointing drops the gradients of a frozen input and clashes with DDP.
+    options = {"use_reentrant": False}
+    if hasattr(library, "activation_checkpointing_enable"):
+        library.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:  # transformers before it renamed the method
+        library.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def choose_size(size: str) -> TransformerSize:
@@ -93,11 +97,11 @@ def transformer_arguments(shape: TransformerSize, *, image_size: int) -> dict[st
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
         "intermediate_size": 4 * shape.width,
-        "initializer_range": _initial_weight_std(shape.width),
+        "initializer_range": initial_weight_std(shape.width),
     }
 
 
-def _initial_weight_std(width: int) -> float:
+def initial_weight_std(width: int) -> float:
     """Standard deviation of random weights: 0.02 as published for width 768, else 1 / sqrt(width).
 
     A narrow network with the published 0.02 passes on almost nothing of its input: at width 96 the
@@ -121,7 +125,7 @@ def library_spec(
         library_model: library configuration arguments -> module with random weights.
         config: name, size and options, among them `frames`, `image_size` and `dropout`.
         arguments: the library's architecture settings; a checkpoint must agree with all of them
-            but the picture size, which positions are fitted to.
+            but the picture size, which positions are fitted to, and the first weights' spread.
         normalisation: mean and std on pixels in [0, 1].
         published: hub id of the checkpoint for size base.
         layout: names and positions in checkpoint files.
@@ -135,7 +139,8 @@ def library_spec(
         hf = library_model(arguments | sizes)
         return HfVideoClassifier(hf, frames=frames, image_size=image_size)
 
-    fixed = {key: value for key, value in arguments.items() if key != "image_size"}
+    free = ("image_size", "initializer_range")
+    fixed = {key: value for key, value in arguments.items() if key not in free}
     return ModelSpec(
         name=config["name"],
         frames=frames,

@@ -22,10 +22,12 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 WEIGHT_FILES = (SINGLE_FILE, "model-*.safetensors", INDEX_FILE, "config.json")
 PROCESSOR_FILE = "preprocessor_config.json"
+PROCESSOR_FILES = (PROCESSOR_FILE, "video_preprocessor_config.json")
+"""Newer video models are published with the second name; the first is taken when both are there."""
 
 
 def checkpoint_folder(
-    checkpoint: str, files: Sequence[str] = (*WEIGHT_FILES, PROCESSOR_FILE)
+    checkpoint: str, files: Sequence[str] = (*WEIGHT_FILES, *PROCESSOR_FILES)
 ) -> Path:
     """The folder that holds `checkpoint`, downloaded first when it is a hub id.
 
@@ -65,8 +67,8 @@ def read_normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ..
     `rescale_factor` of 1/127.5; the library would apply both and reach [-3, 1], but the weights
     were trained on [-1, 1], which mean 0.5 and std 0.5 on [0, 1] give.
     """
-    path = folder / PROCESSOR_FILE
-    if not path.is_file():
+    path = processor_file(folder)
+    if path is None:
         return None
     content = read_json_object(path)
     try:
@@ -81,6 +83,11 @@ def read_normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ..
             "image_mean and image_std must be three numbers, std above 0", where=path
         )
     return mean, std
+
+
+def processor_file(folder: Path) -> Path | None:
+    """The file that says how clips are prepared, by either of its names; None without one."""
+    return next((folder / name for name in PROCESSOR_FILES if (folder / name).is_file()), None)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

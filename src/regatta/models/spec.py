@@ -6,21 +6,20 @@ Importing this file loads torch but not transformers: a model imports that when 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast, get_type_hints
+from typing import Any, Literal, cast
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from regatta.config.options import typed_options
 from regatta.config.schema import EntrySection
 from regatta.core.errors import ConfigError, RunError
-from regatta.core.registry import MODELS, unknown_name
+from regatta.core.registry import MODELS
 from regatta.core.seeds import derive_seed
-from regatta.models.hub import PROCESSOR_FILE, checkpoint_folder, read_normalisation
+from regatta.models.hub import PROCESSOR_FILES, checkpoint_folder, read_normalisation
 
 Size = Literal["tiny", "small", "base"]
 Colours = tuple[float, float, float]
@@ -42,6 +41,10 @@ class CheckpointLayout:
     """(part of the module's key, part of the written key), replaced in this order while saving."""
     without_effect: tuple[str, ...] = ()
     """Endings of published keys that cannot change any output; the module has no place for them."""
+    unused: tuple[str, ...] = ()
+    """Prefixes of module keys that no classification uses; a file may hold others, or none."""
+    reusable_head: tuple[str, ...] = ()
+    """Head prefixes that fit any classes: taken from a file that has them, else new."""
     architecture: dict[str, Any] = field(default_factory=dict)
     """What the checkpoint's config.json must agree with: shapes alone do not betray all of it."""
     fit_positions: Callable[[State, dict[str, Any]], dict[str, str]] | None = None
@@ -49,6 +52,8 @@ class CheckpointLayout:
     returns key -> what was done."""
     processor: dict[str, Any] = field(default_factory=dict)
     """Extra keys of preprocessor_config.json."""
+    config_optional: bool = False
+    """Published files have no config.json, and shapes alone betray every other architecture."""
 
 
 @dataclass(frozen=True)
@@ -105,30 +110,19 @@ def resolve_model(entry: EntrySection, num_classes: int, *, seed: int) -> ModelS
 def make_spec(model: str, size: str, options: dict[str, Any], *, where: object = None) -> ModelSpec:
     """The spec that `model`'s registered function gives for a size and checked options."""
     factory = MODELS.get(model, where=where)
-    checked = check_options(factory, options, kind=f"option of model {model}", where=where)
+    checked = check_options(factory, options, owner=f"model {model}", where=where)
     return factory(size=size, **checked)
 
 
 def check_options(
-    factory: Callable[..., Any], options: dict[str, Any], *, kind: str, where: object = None
+    factory: Callable[..., Any], options: dict[str, Any], *, owner: str, where: object = None
 ) -> dict[str, Any]:
-    """`options` validated against the keyword arguments of `factory`, all but `size`."""
-    known = [name for name in inspect.signature(factory).parameters if name != "size"]
-    hints = get_type_hints(factory)
-    checked = {}
+    """`options` validated against the keyword arguments of `factory`, all but `size`.
+
+    Strictly, because 16.0, "16" or true for a frame count is a slip of the pen.
+    """
     place = f"{where}.options" if where else "options"
-    for name, value in options.items():
-        if name not in known:
-            raise unknown_name(kind, name, known, where=place)
-        try:
-            # Strict, because 16.0, "16" or true for a frame count is a slip of the pen.
-            checked[name] = TypeAdapter(hints[name]).validate_python(value, strict=True)
-        except ValidationError as error:
-            raise ConfigError(
-                f"{kind} '{name}' cannot be {value!r}: {error.errors()[0]['msg']}",
-                where=f"{place}.{name}",
-            ) from error
-    return checked
+    return typed_options(factory, options, where=place, owner=owner, reserved=("size",))
 
 
 def check_default_checkpoint(spec: ModelSpec, *, where: object = None) -> str:
@@ -275,7 +269,7 @@ def count_flops(module: nn.Module, spec: ModelSpec) -> int:
 
 
 def _with_normalisation(spec: ModelSpec, checkpoint: str) -> ModelSpec:
-    found = read_normalisation(checkpoint_folder(checkpoint, (PROCESSOR_FILE,)))
+    found = read_normalisation(checkpoint_folder(checkpoint, PROCESSOR_FILES))
     if found is None:
         return spec
     mean, std = (cast("Colours", values) for values in found)

@@ -26,6 +26,7 @@ from regatta.models.hub import (
     SINGLE_FILE,
     checkpoint_folder,
     describe_source,
+    processor_file,
     read_json_object,
     read_normalisation,
 )
@@ -42,6 +43,7 @@ from regatta.models.spec import (
 
 EQUAL_SETTINGS = {"gelu_fast": "gelu_pytorch_tanh"}
 """Two names of one function in config.json."""
+PICKLE_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth", ".pyth")
 
 
 def load_checkpoint(
@@ -66,7 +68,7 @@ def load_checkpoint(
     if checkpoint == "default":
         checkpoint = check_default_checkpoint(spec)
     folder = checkpoint_folder(checkpoint)
-    config = read_json_object(folder / "config.json")
+    config = _read_config(spec, folder)
     _check_architecture(spec, config, folder)
     _check_normalisation(spec, folder)
     state = _rename(read_state(folder), spec, folder)
@@ -76,7 +78,7 @@ def load_checkpoint(
     report = with_changes(report, source=describe_source(checkpoint, folder))
     report.refuse_misfit(folder)
     _refuse_non_finite(fitted, folder)
-    inner.load_state_dict({**_head_state(inner, report), **fitted}, strict=True)
+    inner.load_state_dict({**inner.state_dict(), **fitted}, strict=True)
     return report
 
 
@@ -127,6 +129,8 @@ def load_model(folder: Path) -> tuple[nn.Module, ModelSpec, list[str]]:
     report = load_checkpoint(module, spec, str(folder), classes=classes)
     if report.interpolated:
         raise WeightsError("positions do not fit the saved options", where=folder / "config.json")
+    if report.new_head:
+        raise WeightsError(f"no tensors for {list_keys(report.new_head)}", where=folder)
     return module.eval(), spec, classes
 
 
@@ -139,15 +143,13 @@ def read_state(folder: Path) -> State:
     if (folder / SINGLE_FILE).is_file():
         return _read_file(folder / SINGLE_FILE)
     if not (folder / INDEX_FILE).is_file():
-        pickled = sorted(path.name for path in folder.glob("*.bin"))
+        pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLE_SUFFIXES)
         raise WeightsError(
             f"only {', '.join(pickled)}, which could run code when opened"
             if pickled
             else f"no {SINGLE_FILE}",
             where=folder,
-            hint="convert it once where you trust it: "
-            "`AutoModelForVideoClassification.from_pretrained(...).save_pretrained(...)` writes "
-            "safetensors; on the hub look for a revision `refs/pr/N` that has them",
+            hint=_conversion_hint(pickled),
         )
     index = read_json_object(folder / INDEX_FILE)
     try:
@@ -176,10 +178,9 @@ def _account(
     target: State, state: State, spec: ModelSpec, config: dict[str, Any], *, keep_head: bool
 ) -> tuple[KeyReport, State]:
     """Compare a checkpoint's state (module keys) with the module's; what would be loaded."""
-    heads = spec.head_prefixes
-    if not keep_head:
-        state = {key: tensor for key, tensor in state.items() if not key.startswith(heads)}
-    silent = [k for k in state if k.endswith(spec.layout.without_effect) and k not in target]
+    heads = _new_heads(state, spec, keep_head=keep_head)
+    state = {key: tensor for key, tensor in state.items() if not key.startswith(heads)}
+    silent = [key for key, tensor in state.items() if _is_silent(key, tensor, target, spec)]
     state = {key: tensor for key, tensor in state.items() if key not in silent}
     fit = spec.layout.fit_positions
     interpolated = fit(state, config) if fit else {}
@@ -189,8 +190,10 @@ def _account(
         for key, tensor in fitted.items()
         if tensor.shape != target[key].shape
     }
-    new_head = [key for key in target if key.startswith(heads)] if not keep_head else []
-    missing = [key for key in target if key not in fitted and key not in new_head]
+    new_head = [key for key in target if key.startswith(heads)]
+    missing = [
+        k for k in target if k not in fitted and not k.startswith((*heads, *spec.layout.unused))
+    ]
     report = KeyReport(
         source="",
         loaded=tuple(sorted(fitted)),
@@ -202,6 +205,41 @@ def _account(
         without_effect=tuple(sorted(silent)),
     )
     return report, fitted
+
+
+def _is_silent(key: str, tensor: torch.Tensor, target: State, spec: ModelSpec) -> bool:
+    """Whether a stored tensor that the module has no place for cannot change any output."""
+    if key.startswith(spec.layout.unused):
+        return key not in target or target[key].shape != tensor.shape
+    return key.endswith(spec.layout.without_effect) and key not in target
+
+
+def _new_heads(state: State, spec: ModelSpec, *, keep_head: bool) -> tuple[str, ...]:
+    """Prefixes of the head's parts that stay random."""
+    reusable = spec.layout.reusable_head
+    absent = [part for part in reusable if not any(key.startswith(part) for key in state)]
+    fixed = [part for part in spec.head_prefixes if part not in reusable and not keep_head]
+    return (*absent, *fixed)
+
+
+def _conversion_hint(pickled: list[str]) -> str:
+    published = [name for name in pickled if not name.endswith(".bin")]
+    if published:
+        return (
+            "convert it once: `save_file(torch.load(FILE, weights_only=True), "
+            f'"{SINGLE_FILE}")` opens tensors alone; docs/models.md has the lines'
+        )
+    return (
+        "convert it once where you trust it: "
+        "`AutoModelForVideoClassification.from_pretrained(...).save_pretrained(...)` writes "
+        "safetensors; on the hub look for a revision `refs/pr/N` that has them"
+    )
+
+
+def _read_config(spec: ModelSpec, folder: Path) -> dict[str, Any]:
+    """config.json, or nothing where a bare model.safetensors says all by its keys and shapes."""
+    path = folder / "config.json"
+    return {} if spec.layout.config_optional and not path.exists() else read_json_object(path)
 
 
 def _read_file(path: Path) -> State:
@@ -260,7 +298,7 @@ def _check_normalisation(spec: ModelSpec, folder: Path) -> None:
         raise WeightsError(
             f"the checkpoint was trained with mean {list(found[0])} and std {list(found[1])}, "
             f"clips would be given with mean {list(spec.mean)} and std {list(spec.std)}",
-            where=folder / PROCESSOR_FILE,
+            where=processor_file(folder),
             hint="resolve the entry with this checkpoint, so that its normalisation is used",
         )
 
@@ -269,11 +307,6 @@ def _refuse_non_finite(state: State, folder: Path) -> None:
     bad = [key for key, tensor in state.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise WeightsError(f"NaN or infinite weights: {list_keys(bad)}", where=folder)
-
-
-def _head_state(inner: nn.Module, report: KeyReport) -> State:
-    current = inner.state_dict()
-    return {key: current[key] for key in report.new_head}
 
 
 def _check_classes(inner: nn.Module, spec: ModelSpec, classes: Sequence[str]) -> None:

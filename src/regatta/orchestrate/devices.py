@@ -277,9 +277,11 @@ def make_pool(machine: Machine, launch: LaunchSection, *, runs: int) -> DevicePo
     return DevicePool(gpus, launch.max_parallel or per_gpu * len(gpus))
 
 
-def find_slots(launch: LaunchSection, *, runs: int | None = None) -> list[Placement]:
+def find_slots(
+    launch: LaunchSection, *, runs: int | None = None, machine: Machine | None = None
+) -> list[Placement]:
     """Where runs would stand side by side on this machine; raises like `make_pool`."""
-    machine = this_machine(launch)
+    machine = machine or this_machine(launch)
     pool = make_pool(machine, launch, runs=runs or machine.cores)
     taken = (pool.take(launch.devices) for _ in range(pool.places))
     return [placement for placement in taken if placement]

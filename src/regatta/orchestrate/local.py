@@ -134,7 +134,9 @@ class LocalLauncher:
         return max(1, self._cores // (beside * max(1, round(task.resources.devices))))
 
     def judge_shards(self, devices: float) -> int:
-        return self._pool.at_once(devices)
+        places = self._pool.at_once(devices)
+        # Judging fills the cores that it gets: more shards than cores would only wait.
+        return places if self._pool.gpus else min(places, self._cores)
 
     def refusal(self, task: Task, *, alone: bool) -> Refusal | None:
         """Why the task cannot start now, or None when it can."""
@@ -177,11 +179,7 @@ class LocalLauncher:
         if placement is None:
             raise EnvironmentFault(f"no device is free for {task.title}")
         try:
-            process = start_bound(
-                _group_command(task, placement, threads),
-                log=task.log,
-                env={**task_environment(placement, threads), **task.env},
-            )
+            process = self._spawn(task, placement, threads)
         except BaseException:
             self._pool.give_back(placement, task.resources.devices)
             raise
@@ -191,6 +189,10 @@ class LocalLauncher:
         self._watch(running)
         self._next_start, self._last_started = time.monotonic() + STAGGER_SECONDS, task.id
         return identity
+
+    def _spawn(self, task: Task, placement: Placement, threads: int) -> subprocess.Popen[bytes]:
+        env = {**task_environment(placement, threads), **task.env}
+        return start_bound(_group_command(task, placement, threads), log=task.log, env=env)
 
     def _watch(self, running: _Running) -> None:
         if not hasattr(os, "pidfd_open"):

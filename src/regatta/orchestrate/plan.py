@@ -14,9 +14,10 @@ from statistics import median
 from typing import Literal
 
 from regatta.config.expand import RunSpec, expand_study, protocol_id
-from regatta.config.schema import Study
+from regatta.config.schema import LaunchSection, Study
 from regatta.core.errors import ConfigError, RecordError
 from regatta.core.files import read_json
+from regatta.orchestrate.devices import Machine, choose_gpus
 from regatta.records.metrics_stream import read_metrics
 from regatta.records.run_folder import RunFolder, StudyFolder
 
@@ -125,7 +126,7 @@ def plan_study(
     untrained = [pair for pair in runs if not pair[1].is_trained() and pair[0].run_id not in skip]
     train = [
         _train_task(folder, study, spec, run, needs, worker_command)
-        for spec, run in _costly_first(untrained, runs)
+        for spec, run in _in_starting_order(study, untrained, runs)
     ]
     protocol = protocol_id(study.protocol)
     unjudged = [s for s, run in runs if not run.is_judged(protocol) and s.run_id not in skip]
@@ -142,6 +143,18 @@ def plan_study(
             if unjudged
         ]
     return Plan((*prepare, *train, *judge))
+
+
+def start_together(study: Study, machine: Machine) -> LaunchSection:
+    """The launch section; runs that share their clips all start, on however few cores.
+
+    They wait for the same decoding, so side by side they take hardly more cores than one.
+    """
+    launch = study.launch
+    if not launch.share or launch.max_parallel or choose_gpus(machine, launch):
+        return launch
+    places = max(len(study.entries), machine.cores // max(1, int(launch.devices)))
+    return launch.model_copy(update={"max_parallel": places})
 
 
 def is_prepared(folder: StudyFolder, study: Study) -> bool:
@@ -239,6 +252,16 @@ def _parts_to_judge(folder: StudyFolder, study: Study) -> int:
         if counts:
             samples = min(samples or sys.maxsize, sum(counts.values()))
     return sys.maxsize if samples is None else -(-samples // study.protocol.part_samples)
+
+
+def _in_starting_order(
+    study: Study, untrained: list[tuple[RunSpec, RunFolder]], runs: list[tuple[RunSpec, RunFolder]]
+) -> list[tuple[RunSpec, RunFolder]]:
+    ordered = _costly_first(untrained, runs)
+    if not study.launch.share:
+        return ordered
+    # Only runs of one seed share their clips, and only while they train side by side.
+    return sorted(ordered, key=lambda pair: study.seeds.index(pair[0].seed))
 
 
 def _costly_first(

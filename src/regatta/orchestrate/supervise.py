@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
 from regatta.config.expand import expand_study
-from regatta.config.schema import Study
+from regatta.config.schema import LaunchSection, Study
 from regatta.core.registry import unknown_name
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.devices import Machine, this_machine
 from regatta.orchestrate.local import LocalLauncher
-from regatta.orchestrate.plan import ALL_KINDS, WORKER_COMMAND, TaskKind
+from regatta.orchestrate.plan import ALL_KINDS, WORKER_COMMAND, TaskKind, start_together
 from regatta.orchestrate.run_states import append_note, discard_run, end_orphan
 from regatta.orchestrate.supervisor import Supervisor
+from regatta.records.clip_pool import sweep_pool
 from regatta.records.lease import study_lease
 from regatta.records.run_folder import StudyFolder
 
 Say = Callable[[str], None]
+
+
+class MakeLauncher(Protocol):
+    """What makes the launcher of a study with so many runs."""
+
+    def __call__(self, machine: Machine, launch: LaunchSection, *, runs: int) -> LocalLauncher: ...
 
 
 def run_study(
@@ -30,6 +38,8 @@ def run_study(
     then: Callable[[int], int] | None = None,
     machine: Machine | None = None,
     only: tuple[TaskKind, ...] = ALL_KINDS,
+    leave_out: Collection[str] = frozenset(),
+    make_launcher: MakeLauncher = LocalLauncher,
     worker_command: tuple[str, ...] = WORKER_COMMAND,
 ) -> int:
     """Do what is missing of a study, with this process as its supervisor.
@@ -44,6 +54,8 @@ def run_study(
             returns the final code.
         machine: what to place tasks on; None = look.
         only: kinds of tasks to do; the others are left for another launch.
+        leave_out: run ids that this launch leaves alone.
+        make_launcher: of what starts the tasks.
     Returns:
         0 all that was asked is done, 1 some failed, 2 or 3 the data could not be prepared,
         130 or 143 stopped.
@@ -61,9 +73,9 @@ def run_study(
         for run_id in restart:
             if run_id not in known:
                 raise unknown_name("run", run_id, known, where=folder.path)
-        launcher = LocalLauncher(
-            machine or this_machine(study.launch), study.launch, runs=len(specs)
-        )
+        machine = machine or this_machine(study.launch)
+        launch = start_together(study, machine)
+        launcher = make_launcher(machine, launch, runs=len(specs) - len(leave_out))
         try:
             for run_id in known:
                 end_orphan(folder.run(run_id), folder.path, say)
@@ -78,11 +90,13 @@ def run_study(
                 say=say,
                 tick=tick,
                 only=only,
+                leave_out=leave_out,
                 worker_command=worker_command,
             )
             code = supervisor.run()
         finally:
             launcher.close()
+            sweep_pool(folder.path)
         if then is None:
             return code
         return stop.exit_code if stop.requested else then(code)

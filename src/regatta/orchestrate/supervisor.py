@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 
 from regatta.config.expand import expand_study, protocol_id
@@ -49,14 +49,16 @@ class Supervisor:
         say: Callable[[str], None],
         tick: Callable[[], None] | None,
         only: tuple[TaskKind, ...],
+        leave_out: Collection[str],
         worker_command: tuple[str, ...],
     ) -> None:
         self._folder, self._study, self._launcher = folder, study, launcher
         self._stop, self._say, self._tick = stop, say, tick
         self._only, self._worker_command = only, worker_command
-        self._runs = [folder.run(spec.run_id) for spec in expand_study(study)]
+        run_ids = [spec.run_id for spec in expand_study(study)]
+        self._runs = [folder.run(run_id) for run_id in run_ids if run_id not in leave_out]
         self._protocol = protocol_id(study.protocol)
-        self._given_up: set[str] = set()
+        self._given_up: set[str] = set(leave_out)
         self._jobs: dict[str, Job] = {}
         self._ticked_at = 0.0
 

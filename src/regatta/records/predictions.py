@@ -5,8 +5,9 @@ the unit that an interrupted judging resumes at. `complete.json`, written last, 
 with its hash.
 
 Columns of a part (see `part_schema`): sample_id, group, condition, label, scores (float32 logits,
-one per class), distinct_frames, span_seconds, rate_hz, pad_share, clip_key (equal keys = the model
-saw the identical clip).
+one per class; of a condition with several views the logarithm of their mean probabilities, or their
+mean logits), distinct_frames, span_seconds, rate_hz (over the union of all views), pad_share (their
+mean), clip_key (equal keys = the model saw the identical clips).
 """
 
 from __future__ import annotations

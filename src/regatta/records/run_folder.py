@@ -1,10 +1,10 @@
 """Where everything of a study lies on disk. Paths only, plus the few facts that make a folder ours.
 
 runs/<study>/
-  study.yaml  manifest.parquet  data.json  prepare.json  lease.json
+  study.yaml  manifest.parquet  data.json  motion.json  prepare.json  lease.json
   supervisor.log  prepare.log  judge-N.log  compare.log  report.log
   runs/<run-id>/  run.json  inputs.json  status.json  metrics.jsonl  log.txt
-                  training_results.json
+                  weights.json  training_results.json
                   checkpoints/  model/  predictions/<protocol-id>/
   results/  report/
 """
@@ -69,6 +69,11 @@ class RunFolder:
         return self.path / "inputs.json"
 
     @property
+    def weights(self) -> Path:
+        """What became of every key of the checkpoint that the run started from."""
+        return self.path / "weights.json"
+
+    @property
     def training_results(self) -> Path:
         """Written last by training: its presence means that `model/` is complete."""
         return self.path / "training_results.json"
@@ -105,6 +110,11 @@ class StudyFolder:
         """What the scan found: counts per split and class, dropped files with reasons, manifest
         hash."""
         return self.path / "data.json"
+
+    @property
+    def motion_json(self) -> Path:
+        """Motion spectrum of each class, where it was measured."""
+        return self.path / "motion.json"
 
     @property
     def lease(self) -> Path:

@@ -44,10 +44,10 @@ def browser_view(material: Material) -> dict[str, Any] | None:
 
 
 def _choices(name: str, conditions: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """(value, text) of every value of an axis, in ascending order where they are numbers."""
-    values = {c["axes"][name] for c in conditions}
+    """(value, text) of every value of an axis: numbers ascending, words as the protocol lists."""
+    values = list(dict.fromkeys(c["axes"][name] for c in conditions))
     numeric = all(isinstance(value, (int, float)) for value in values)
-    ordered = sorted(values) if numeric else sorted(values, key=str)
+    ordered = sorted(values) if numeric else values
     return [(str(value), axis_text(name, value)) for value in ordered]
 
 

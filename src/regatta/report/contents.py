@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from regatta.report.material import Material
+from regatta.report.material import PERCENT_AXES, Material
 from regatta.report.numbers import (
     chance_text,
     count_text,
@@ -205,7 +205,7 @@ def conditions_table(material: Material) -> Table:
     axes = material.comparison["axes"] or ["condition"]
     columns = [
         entry_column(),
-        *(Column("coverage, %" if name == "coverage" else name, (name,)) for name in axes),
+        *(Column(f"{name}, %" if name in PERCENT_AXES else name, (name,)) for name in axes),
         Column("accuracy, %", interval_keys("accuracy_percent")),
         *(Column(heading, (name,)) for name, heading, _ in CONDITION_COLUMNS),
         Column("identical to", ("identical_to",), numeric=False),

@@ -67,9 +67,10 @@ def add_legend(
     )  # fmt: skip
 
 
-def _draw_band(
+def draw_band(
     ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: Any, *, fill: bool
 ) -> None:
+    """Intervals at every x as whiskers, and as a band between them where `fill` says so."""
     known = np.isfinite(low) & np.isfinite(high)
     if known.sum() > 1 and fill:
         ax.fill_between(x, low, high, where=known.tolist(), color=color, alpha=0.13, linewidth=0)
@@ -89,7 +90,7 @@ def accuracy_vs_coverage(grid: EntryGrid, *, axes: GridAxes) -> Figure:
     handles = []
     for column, color in enumerate(ordered_colors(len(axes.strides))):
         y = grid.accuracy[:, column]
-        _draw_band(ax, x, grid.low[:, column], grid.high[:, column], color, fill=True)
+        draw_band(ax, x, grid.low[:, column], grid.high[:, column], color, fill=True)
         handles += ax.plot(x, y, color=color, marker=entry_marker(column))
     _coverage_axis(ax, axes)
     ax.set_ylim(*accuracy_limits(grid.accuracy, grid.low, grid.high))
@@ -156,7 +157,7 @@ def _draw_entry(
         if few
         else (place - (count - 1) / 2) * 0.006 * (max(axes.coverages) - min(axes.coverages))
     )
-    _draw_band(ax, x + aside, grid.low[:, column], grid.high[:, column], color, fill=few)
+    draw_band(ax, x + aside, grid.low[:, column], grid.high[:, column], color, fill=few)
     if grid.ceiling is not None:
         # Steps, not a slope: the ceiling between two judged coverages was not computed.
         ax.step(x, grid.ceiling[:, column], where="mid", color=color, linestyle=dashes, linewidth=1)

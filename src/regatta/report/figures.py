@@ -5,13 +5,19 @@ from __future__ import annotations
 from regatta.report.comparison_figures import comparison_figures
 from regatta.report.entry_figures import entry_figures
 from regatta.report.material import Material
+from regatta.report.motion_figures import motion_figures
+from regatta.report.protocol_figures import protocol_figures
 from regatta.report.style import Drawn, figure_style
 
 
 def draw_figures(material: Material) -> dict[str, Drawn]:
     """Every figure in the order of the page; names are paths below report/figures."""
     with figure_style():
-        found = [*comparison_figures(material)]
+        found = [
+            *protocol_figures(material),
+            *comparison_figures(material),
+            *motion_figures(material),
+        ]
         for entry in material.entries:
             found += entry_figures(material, entry)
     return {figure.name: figure for figure in found}

@@ -196,10 +196,13 @@ class Material:
         return ", ".join(words) or f"condition {condition_id}"
 
 
+PERCENT_AXES = ("coverage", "span", "position")
+
+
 def axis_text(name: str, value: Any) -> str:
     """An axis value with its unit."""
     text = f"{value:g}" if isinstance(value, (int, float)) else str(value)
-    return f"{text} %" if name == "coverage" else text
+    return f"{text} %" if name in PERCENT_AXES else text
 
 
 def _letter(number: int) -> str:
@@ -232,19 +235,25 @@ def _current_comparison(
 ) -> dict[str, Any]:
     path = folder.results / "comparison.json"
     markers = [run.predictions(protocol) / "complete.json" for run in judged]
+    markers += [folder.motion_json] if folder.motion_json.is_file() else []
     if path.is_file() and all(m.stat().st_mtime <= path.stat().st_mtime for m in markers):
         try:
             found = read_json(path)
         except RecordError:
             # A damaged file is made anew from the predictions, which are the truth.
             found = None
-        if isinstance(found, dict) and _is_current(found, study, judged, protocol):
+        has_motion = folder.motion_json.is_file()
+        if isinstance(found, dict) and _is_current(found, study, judged, protocol, has_motion):
             return found
     return compare_study(folder)
 
 
 def _is_current(
-    comparison: dict[str, Any], study: Study, judged: list[RunFolder], protocol: str
+    comparison: dict[str, Any],
+    study: Study,
+    judged: list[RunFolder],
+    protocol: str,
+    has_motion: bool,
 ) -> bool:
     """Whether a comparison holds the runs that are judged now, under the settings of now."""
     if comparison.get("format") != FORMAT:
@@ -253,6 +262,7 @@ def _is_current(
     settings = ("replicates", "confidence", "correction", "seed")
     return (
         comparison["study"]["protocol_id"] == protocol
+        and (comparison["motion"] is None or has_motion)
         and sorted(record["runs"]) == sorted(run.run_id for run in judged)
         and all(record[name] == getattr(wanted, name) for name in settings)
         and record["margin_points"] == wanted.equivalence_margin_points

@@ -6,7 +6,7 @@ from regatta.report.tables import NOT_MEASURED
 
 
 def percent_text(value: float) -> str:
-    return f"{value:.1f}"
+    return f"{value:.1f}".replace("-", "−")
 
 
 def signed_text(value: float) -> str:

@@ -16,14 +16,16 @@ import numpy as np
 
 from regatta.core.files import plain, write_bytes
 from regatta.records.run_folder import StudyFolder
-from regatta.report import contents, ledger
+from regatta.report import contents, contrast_tables, ledger
 from regatta.report.browser import browser_view
 from regatta.report.entry_figures import entry_folder
 from regatta.report.figures import draw_figures
 from regatta.report.material import Material, read_material, without_folders
 from regatta.report.numbers import p_text
+from regatta.report.protocol_figures import protocol_page
 from regatta.report.style import Drawn, RenderedFigure, clean_text, entry_color
 from regatta.report.tables import Table, table_files
+from regatta.report.truths import condition_truths
 
 TEMPLATES = Path(__file__).parent / "templates"
 FIGURE_KINDS = ("svg", "pdf", "png")
@@ -82,9 +84,13 @@ def report_tables(material: Material) -> dict[str, Table]:
     found: Iterable[Table | None] = (
         contents.results_table(material),
         contents.pairs_table(material),
+        contrast_tables.contrasts_table(material),
+        contrast_tables.protocol_table(material),
+        contrast_tables.concentration_classes_table(material),
         contents.conditions_table(material),
         contents.classes_table(material),
         contents.robustness_table(material),
+        contrast_tables.motion_table(material),
         ledger.budget_table(material),
         ledger.data_table(material),
         ledger.dropped_table(material),
@@ -158,7 +164,8 @@ def page_view(
         "headline": material.headline_name,
         "browser": browser_view(material),
         "classes": class_view(material),
-        "grid": grid_sentences(material),
+        "protocol": protocol_view(material, figures, tables),
+        "grid": condition_truths(material),
         "published": published_view(material),
         "missing": [without_folders(text) for text in comparison["missing"]],
         "notes": notes(material),
@@ -298,38 +305,24 @@ def class_view(material: Material) -> dict[str, Any]:
     }
 
 
-def grid_sentences(material: Material) -> list[str]:
-    """The truth about the grid: which cells are still frames and which are the same clips."""
-    if material.axes is None:
-        return []
-    said: dict[str, list[str]] = {}
-    for entry in material.entries:
-        rows = [row for row in material.comparison["table"] if row["model"] == entry]
-        for text in _cell_truths(rows):
-            said.setdefault(text, []).append(entry)
-    return [f"{_listed(entries)}: {text}." for text, entries in said.items()]
-
-
-def _cell_truths(rows: list[dict[str, Any]]) -> list[str]:
-    """What is odd in the grid of one entry, at most three sentences."""
-    still = [row["condition"] for row in rows if (row["still_share"] or 0) >= 1]
-    partly = [row["condition"] for row in rows if 0 < (row["still_share"] or 0) < 1]
-    twins = {(row["condition"], *row["identical_to"]) for row in rows if row["identical_to"]}
-    groups = dict.fromkeys(
-        tuple(r["condition"] for r in rows if r["condition"] in group) for group in sorted(twins)
-    )
-    parts = []
-    if still:
-        parts.append(f"one still frame in {_listed(still)}")
-    if partly:
-        parts.append(f"one still frame in some samples of {_listed(partly)}")
-    if groups:
-        parts.append("identical clips in " + "; ".join(" = ".join(group) for group in groups))
-    return parts
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def protocol_view(
+    material: Material, figures: dict[str, Drawn], tables: dict[str, Table]
+) -> dict[str, Any] | None:
+    """The section of a protocol with contrasts of its own; None for the others."""
+    section, page = material.comparison["contrasts"], protocol_page(material)
+    if section is None or page is None:
+        return None
+    said = [text for entry in section["entries"].values() for text in entry["sentences"]]
+    names = ("frame_budgets", "concentration", "contrasts")
+    return {
+        "heading": page.heading,
+        "intro": page.intro,
+        "figure": figures[section["protocol"]],
+        "sentences": [sentence(text, material.entries) for text in said],
+        "rule": sentence(section["rule"], []),
+        "tables": [tables[name] for name in names if name in tables],
+        "classes": tables.get("concentration_by_class"),
+    }
 
 
 def published_view(material: Material) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import matplotlib as mpl
@@ -21,7 +22,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
+from matplotlib.font_manager import FontProperties, fontManager, get_font
 
 PALETTE = (
     "#0072B2",
@@ -41,7 +42,6 @@ INK, MUTED, GRID, EMPTY = "#1F2430", "#5B6472", "#E3E6EB", "#ECEEF1"
 
 PNG_DPI = 150
 STYLE: dict[str, Any] = {
-    "font.family": ["DejaVu Sans"],
     "font.size": 8.0,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
@@ -84,8 +84,54 @@ STYLE: dict[str, Any] = {
     "figure.max_open_warning": 0,
 }
 
+FONT = "DejaVu Sans"
+FALLBACK_FONTS = (
+    "Noto Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans CJK KR",
+    "Noto Sans SC",
+    "Noto Sans JP",
+    "Noto Sans KR",
+    "Source Han Sans SC",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Yu Gothic",
+    "Malgun Gothic",
+    "Noto Sans Arabic",
+    "Noto Sans Hebrew",
+    "Noto Sans Devanagari",
+    "Noto Sans Bengali",
+    "Noto Sans Tamil",
+    "Noto Sans Thai",
+    "Noto Sans Symbols",
+    "Noto Sans Symbols 2",
+    "Noto Emoji",
+    "Arial Unicode MS",
+)
+"""Asked, where installed, for letters that DejaVu Sans lacks."""
+
 SVG_LIMIT_BYTES = 150_000
 """Above this the page embeds the PNG: many cells make an SVG larger than its picture."""
+
+
+@cache
+def figure_fonts() -> tuple[str, ...]:
+    """DejaVu Sans, which matplotlib brings, and the installed ones of FALLBACK_FONTS."""
+    # Only installed ones: matplotlib warns about each family that it does not find.
+    installed = {entry.name for entry in fontManager.ttflist}
+    return (FONT, *(name for name in FALLBACK_FONTS if name in installed))
+
+
+@cache
+def font_faces() -> tuple[Any, ...]:
+    return tuple(
+        get_font(fontManager.findfont(FontProperties(family=name))) for name in figure_fonts()
+    )
 
 
 @contextmanager
@@ -94,6 +140,7 @@ def figure_style() -> Iterator[None]:
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        mpl.rcParams["font.family"] = list(figure_fonts())
         yield
 
 
@@ -226,13 +273,16 @@ def shorten(text: str, limit: int) -> str:
 
 
 def figure_label(text: str, *, limit: int = 28) -> str:
-    """`text` as it may stand in a figure: one line, cut, only letters that the font has."""
-    font = get_font(findfont("DejaVu Sans"))
+    """`text` as it may stand in a figure: one line, cut, only letters that some font has."""
     cleaned = shorten(clean_text(text), limit)
     # A missing glyph is a warning and an empty box in the picture; say so with a box of our own.
-    label = "".join(c if font.get_char_index(ord(c)) else "□" for c in cleaned)
+    label = "".join(c if _has_glyph(c) else "□" for c in cleaned)
     # matplotlib leaves out of a legend what starts with an underscore.
     return label if not label.startswith("_") else f"\u200a{label}"
+
+
+def _has_glyph(character: str) -> bool:
+    return any(face.get_char_index(ord(character)) for face in font_faces())
 
 
 def name_labels(names: Sequence[str], *, limit: int = 24) -> list[str]:

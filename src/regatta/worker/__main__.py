@@ -23,6 +23,7 @@ from regatta.core.errors import ConfigError, DeviceError, RegattaError, StopRequ
 from regatta.core.registry import unknown_name
 from regatta.core.signals import StopFlag
 from regatta.records.run_folder import StudyFolder
+from regatta.worker.rank_notes import RankNotes
 from regatta.worker.status_writer import StatusWriter
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ def main() -> int:
     is_first = os.environ.get("RANK", "0") == "0" and arguments.shard[0] == 1
     spoken_for = [folder.run(name).status for name in run_ids] or [folder.prepare_status]
     status = StatusWriter(spoken_for if is_first else [])
+    notes = RankNotes(folder, run_ids)
     try:
         status.start(arguments.task)
+        notes.forget_own()
         _work(arguments, folder, run_ids, stop, status)
         return 0
     except StopRequested as error:
@@ -57,24 +60,26 @@ def main() -> int:
         return stop.exit_code
     except RegattaError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        status.end(
-            state="failed",
-            cause=error.cause,
-            message=f"{error.what}{f' ({error.where})' if error.where else ''}",
-            next_step=error.hint,
-            exit_code=error.exit_code,
-        )
+        failure = {
+            "cause": error.cause,
+            "message": f"{error.what}{f' ({error.where})' if error.where else ''}",
+            "next_step": error.hint,
+            "exit_code": error.exit_code,
+        }
+        notes.leave(failure)
+        status.end(state="failed", **failure)
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - the process's edge: log the whole trace, leave a status
         traceback.print_exc()
-        status.end(
-            state="failed",
-            cause="crash",
-            message=f"{type(error).__name__}: {error}",
-            next_step="see log.txt beside this file",
-            exit_code=1,
-        )
-        return 1
+        crash = {
+            "cause": "crash",
+            "message": f"{type(error).__name__}: {error}",
+            "next_step": "see log.txt beside this file",
+            "exit_code": 1,
+        }
+        failure = notes.of_others() or crash
+        status.end(state="failed", **failure)
+        return failure["exit_code"]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ them all."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from regatta import __version__
 from regatta.config.expand import protocol_id
 from regatta.config.schema import Study
-from regatta.core.errors import DataError, RecordError
+from regatta.core.errors import DataError, RecordError, StopRequested
 from regatta.core.registry import ORACLES
 from regatta.core.signals import StopFlag
 from regatta.data.manifest import Manifest, Sample
@@ -24,6 +25,7 @@ from regatta.evaluation.protocols import Protocol, resolve_protocol
 from regatta.models.weights import load_model
 from regatta.records.predictions import file_hash
 from regatta.records.run_folder import RunFolder, StudyFolder
+from regatta.worker.motion import measure_motion
 from regatta.worker.status_writer import StatusWriter
 
 _DECODER_PACKAGE = {"pyav": "av", "torchcodec": "torchcodec"}
@@ -76,6 +78,10 @@ def judge(
             stop=stop,
             report=status.update,
         )
+    if shard[0] == 0:
+        # Before anything is marked as complete: a finished study starts no worker again.
+        poll = partial(_keep_going, stop, status)
+        measure_motion(folder, study, manifest, bench.samples, poll=poll)
     whole = [_complete(entry, bench) for entry in entries if entry.run_id not in cost.failed]
     if cost.failed:
         raise next(iter(cost.failed.values()))
@@ -84,6 +90,14 @@ def judge(
     else:
         # Another shard is still at work and will say so when it ends.
         status.end(state="queued", phase="judge")
+
+
+def _keep_going(stop: StopFlag, status: StatusWriter) -> None:
+    """Show life; leave when a stop was asked for."""
+    if stop.requested:
+        hint = "run the same command again: finished parts are kept"
+        raise StopRequested("stopped while measuring motion", hint=hint)
+    status.update({"phase": "judge"})
 
 
 def _bench(study: Study, manifest: Manifest) -> Bench:

@@ -9,13 +9,16 @@ from regatta.config.schema import Study
 from regatta.core.errors import RecordError, RunError
 from regatta.core.files import read_json, write_json
 from regatta.core.signals import StopFlag
+from regatta.data.clip_recipe import ClipRecipe
 from regatta.data.loader import ClipLoader
 from regatta.data.manifest import Manifest
-from regatta.models.spec import ModelSpec, resolve_model
+from regatta.data.shared_clips import STAGES, Sharing, Stage
+from regatta.models.spec import resolve_model
 from regatta.models.weights import load_checkpoint
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.training.distributed import Ranks, process_group
 from regatta.training.loop import train_run
+from regatta.worker.sharing import clip_recipes, open_sharing
 from regatta.worker.status_writer import StatusWriter
 
 
@@ -27,7 +30,6 @@ def train(
     Raises:
         RegattaError: by kind; StopRequested after everything was saved.
     """
-    study = folder.study()
     spec_of = {spec.run_id: (spec, run) for spec, run in folder.runs()}
     if run_id not in spec_of:
         raise RecordError(f"this study has no run '{run_id}'", where=folder.study_yaml)
@@ -35,7 +37,7 @@ def train(
     manifest = Manifest.load(folder.manifest)
     _check_same_data(run, manifest)
     with process_group(run_spec.train.parallel, device) as ranks:
-        results = _train(study, run_spec, run, manifest, ranks, stop, status)
+        results = _train(folder, run_spec, run, manifest, ranks, stop, status)
     status.end(
         state="queued",
         phase="judge",
@@ -46,7 +48,7 @@ def train(
 
 
 def _train(
-    study: Study,
+    folder: StudyFolder,
     run_spec: RunSpec,
     run: RunFolder,
     manifest: Manifest,
@@ -54,55 +56,59 @@ def _train(
     stop: StopFlag,
     status: StatusWriter,
 ) -> dict:
-    entry, recipe = run_spec.entry, run_spec.train
+    entry, study = run_spec.entry, folder.study()
     model_spec = resolve_model(entry, len(manifest.classes), seed=run_spec.seed)
     module = model_spec.build(len(manifest.classes))
     keys = load_checkpoint(module, model_spec, entry.checkpoint, classes=manifest.classes)
     if ranks.is_first:
         print(f"{run_spec.label}: {keys}", flush=True)
-    return train_run(
-        module=module,
-        spec=model_spec,
-        train=recipe,
-        train_loader=_loader("train", study, run_spec, model_spec, manifest, ranks),
-        validation=_loader("validation", study, run_spec, model_spec, manifest, ranks),
-        folder=run,
-        device=ranks.device,
-        seed=run_spec.seed,
-        classes=manifest.classes,
-        stop=stop,
-        report=status.update,
-        ranks=ranks,
-    )
+        write_json(run.weights, keys.to_dict())
+    recipes = clip_recipes(run_spec, model_spec)
+    with open_sharing(folder, study, run_spec, run, recipes, manifest, ranks) as sharing:
+        loaders = [
+            _loader(stage, study, run_spec, recipe, manifest, ranks, sharing)
+            for stage, recipe in recipes.items()
+        ]
+        return train_run(
+            module=module,
+            spec=model_spec,
+            train=run_spec.train,
+            train_loader=loaders[0],
+            validation=loaders[1],
+            folder=run,
+            device=ranks.device,
+            seed=run_spec.seed,
+            classes=manifest.classes,
+            stop=stop,
+            report=status.update,
+            ranks=ranks,
+        )
 
 
 def _loader(
-    split: str,
+    stage: Stage,
     study: Study,
     run_spec: RunSpec,
-    model_spec: ModelSpec,
+    recipe: ClipRecipe,
     manifest: Manifest,
     ranks: Ranks,
+    sharing: Sharing | None,
 ) -> ClipLoader:
-    """Clips of one split: augmented ones for training, the fixed ones that validation scores."""
-    recipe, samples = run_spec.train, manifest.split(split)
+    train, samples = run_spec.train, manifest.split(stage)
     # Both loaders live at once: they share the limit by their number of samples.
-    beside = sum(sample.split in ("train", "validation") for sample in manifest.samples)
+    beside = sum(sample.split in STAGES for sample in manifest.samples)
     return ClipLoader(
         samples,
-        frames=model_spec.frames,
-        image_size=model_spec.image_size,
-        resize=model_spec.resize,
-        batch_size=recipe.batch_size,
+        recipe=recipe,
+        batch_size=train.batch_size,
         seed=run_spec.seed,
-        augment=recipe.augment if split == "train" else "none",
-        flip=recipe.flip,
-        crop_scale_min=recipe.crop_scale_min,
         rank=ranks.rank,
         world=ranks.world,
-        threads=recipe.loader_threads,
-        cache_bytes=int(recipe.frame_cache_gib * 2**30 * len(samples) / max(1, beside)),
+        threads=train.loader_threads,
+        cache_bytes=int(train.frame_cache_gib * 2**30 * len(samples) / max(1, beside)),
         decoder=study.data.decoder,
+        sharing=sharing,
+        stage=stage,
     )
 
 

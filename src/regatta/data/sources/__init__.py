@@ -2,13 +2,14 @@
 
 A source gets `root`, `split` and `seed` from the study's `data:` section, and everything in
 `data.options` by keyword; `data.scan` checks those against the types of its signature. It returns
-one `SampleRow` per sample and opens no video: the scan finds out whether a file exists and decodes.
+one `SampleRow` per sample, in a list or with remarks in a `Listing`, and opens no video: the scan
+finds out whether a file exists and decodes.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -34,6 +35,8 @@ SPLIT_ALIASES: dict[str, SplitName] = {
 
 FrameCount = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+GroupBy = Literal["video", "clip"]
+"""What stays in one split: all clips of a source video, or each clip alone (as published)."""
 
 
 def existing_root(root: Path, source: str) -> Path:

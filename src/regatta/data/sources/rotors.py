@@ -13,6 +13,7 @@ Signs: positive is counter-clockwise on the screen (`ccw-2hz`), negative clockwi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -146,55 +147,105 @@ def indistinguishable_pairs(settings: RotorSettings, sampling_hz: float) -> list
 
 
 @ORACLES.register("rotors")
-def rotors_ceiling(sample: Sample, indices: Sequence[int], **options: Any) -> float:
-    """Probability that the ideal reader of exactly these frames names the class.
+def rotors_ceiling(sample: Sample, shown: Sequence[Sequence[int]], **options: Any) -> float:
+    """Probability that the ideal reader of exactly these pictures names the class.
 
     Args:
         sample: a rotor; only its class is read, to refuse options of another data set.
-        indices: decode ordinals in any order; repeats add nothing.
+        shown: per picture the decode ordinals whose mean it is, one for a plain frame; in any
+            order, repeats add nothing.
         options: `data.options` of the study.
     """
     settings = RotorSettings(**options)
     if sample.label_name not in settings.class_names:
         raise DataError(f"'{sample.label_name}' is no rotor class", where=sample.sample_id)
-    return ideal_accuracy(settings, tuple(sorted({int(index) for index in indices})))
+    pictures = {tuple(sorted(int(index) for index in blend)) for blend in shown}
+    return ideal_accuracy(settings, tuple(sorted(pictures)))
 
 
 @lru_cache(maxsize=4096)
-def ideal_accuracy(settings: RotorSettings, frames_seen: tuple[int, ...]) -> float:
-    """Bayes-optimal accuracy from noiseless phases at known frames n_1 < n_2 < ...; closed form.
+def ideal_accuracy(settings: RotorSettings, pictures: tuple[tuple[int, ...], ...]) -> float:
+    """Bayes-optimal accuracy from noiseless pictures, each the mean of known frames; closed form.
 
     The prior is equal over K classes and uniform over the start phase. Class c moves t_c turns per
-    frame. Two classes show the same phase differences iff (t_a - t_b) (n_j - n_1) is whole for all
-    j, that is iff (t_a - t_b) g is, g = gcd of the n_j - n_1. In a group of such classes only the
-    first phase is left: class c spreads it evenly over an arc as wide as the start jitter, w turns,
-    centred at t_c n_1. The best answer is right with probability
+    frame, so a picture of frames n shows the places p + t_c n of a blob that started at p, as many
+    as there are frames; a mean of blobs betrays these places and nothing of their order. Classes a
+    and b can be mistaken iff one turn d brings every picture of a upon that of b. If such turns
+    exist they are d + i L, i = 0, 1, ..., with L = 1/q for pictures of q-fold symmetry (L = 1 for
+    plain frames). Of such a group the reader knows the start modulo L: class c spreads it over an
+    arc as wide as the start jitter, w turns, around its own d_c. With m = floor(w / L) the arcs
+    cover the circle of length L m times and once more an arc of width v = w - m L, so the best
+    answer is right with probability
 
-        integral of max_c p_c / K  =  1/K  sum over groups of |union of the group's arcs| / w,
+        1/K  sum over groups of (m L + |union of the arcs of width v|) / w,
 
-    and arcs of equal width whose centres lie d_1, d_2, ... apart around the circle cover
-    sum min(d_i, w). For w = 0, and for the places of a wheel, lengths become counts.
+    where arcs whose centres lie g_1, g_2, ... apart around the circle cover sum min(g_i, v). For
+    w = 0, and for the places of a wheel, lengths become counts.
     """
-    first = frames_seen[0]
-    gap = math.gcd(*(frame - first for frame in frames_seen))
-    shifts: dict[Fraction, set[Fraction]] = {}
-    for turns in settings.turns_per_frame:
-        shifts.setdefault(turns * gap % 1, set()).add(turns * first % 1)
-    told_apart = sum(_union_in_widths(settings, centres) for centres in shifts.values())
-    return told_apart / len(settings.turns_per_frame)
+    parts = [turns.denominator for turns in settings.turns_per_frame]
+    whole = math.lcm(settings.spokes if settings.kind == "wheel" else 1, *parts)
+    steps = [int(turns * whole) for turns in settings.turns_per_frame]
+    seen = [[[step * n % whole for n in blend] for blend in pictures] for step in steps]
+    groups: list[tuple[int, list[int]]] = []
+    for mine in seen:
+        for first, offsets in groups:
+            found = _turns_between(seen[first], mine, whole)
+            if found:
+                offsets.append(found[0])
+                break
+        else:
+            groups.append((seen.index(mine), [0]))
+    told_apart = 0.0
+    for first, offsets in groups:
+        symmetry = len(_turns_between(seen[first], seen[first], whole))
+        told_apart += _told_apart(settings, offsets, whole, symmetry)
+    return told_apart / len(steps)
 
 
-def _union_in_widths(settings: RotorSettings, centres: set[Fraction]) -> float:
+def _turns_between(one: list[list[int]], other: list[list[int]], whole: int) -> list[int]:
+    """Every turn, in 1/whole of a circle, that brings each picture of `one` upon that of `other`.
+
+    A picture is the list of its places; both lists of pictures show the same frames.
+    """
+    pictures = [(a, sorted(b)) for a, b in zip(one, other, strict=True)]
+    places, target = min(pictures, key=lambda pair: len(pair[0]))
+    candidates = sorted({(target[0] - place) % whole for place in places})
+    return [
+        turn
+        for turn in candidates
+        if all(sorted((p + turn) % whole for p in a) == b for a, b in pictures)
+    ]
+
+
+def _told_apart(settings: RotorSettings, offsets: list[int], whole: int, symmetry: int) -> float:
+    """Classes that the ideal reader gets right among those that only their start tells apart.
+
+    Args:
+        offsets: where each class's starts are centred, in 1/whole of a circle.
+        symmetry: q, the turns by which the pictures look the same.
+    """
     if settings.kind == "wheel":
-        offsets = [int(centre * settings.spokes) for centre in centres]
-        reached = {(p + o) % settings.spokes for p in settings.start_places for o in offsets}
-        return len(reached) / len(settings.start_places)
+        return _told_apart_on_wheel(settings, offsets, whole, symmetry)
+    length = Fraction(1, symmetry)
+    centres = sorted({Fraction(offset, whole) % length for offset in offsets})
     width = min(1.0, settings.phase_jitter_radians / math.pi)
     if width == 0:
         return float(len(centres))
-    ordered = sorted(centres)
-    gaps = [after - before for before, after in pairwise([*ordered, ordered[0] + 1])]
-    return sum(min(float(gap), width) for gap in gaps) / width
+    folds = math.floor(width / length + 1e-9)
+    rest = max(0.0, width - folds * float(length))
+    gaps = [after - before for before, after in pairwise([*centres, centres[0] + length])]
+    return (folds * float(length) + sum(min(float(gap), rest) for gap in gaps)) / width
+
+
+def _told_apart_on_wheel(
+    settings: RotorSettings, offsets: list[int], whole: int, symmetry: int
+) -> float:
+    """The same by counting: every start is one of the wheel's places."""
+    circle = whole // symmetry
+    starts = [place * whole // settings.spokes for place in settings.start_places]
+    counts = [Counter((start + offset) % circle for start in starts) for offset in offsets]
+    best = {place: max(count[place] for count in counts) for count in counts for place in count}
+    return sum(best.values()) / len(starts)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from regatta.core.files import path_under
 from regatta.core.registry import SOURCES, nearest
 from regatta.data.manifest import SampleRow, SplitName
 from regatta.data.sources import FrameCount, existing_root
+from regatta.data.sources._lists import list_lines, wanted_classes
 
 PUBLISHED_SPLITS = (1, 2, 3)
 _SOURCE_VIDEO = re.compile(r"_(g\d+)_c\d+\.\w+$")
@@ -47,7 +48,7 @@ def read_ucf101(
         raise ConfigError(f"UCF-101 has splits 1, 2 and 3, not {split}", where="data.split")
     folder = root / lists
     numbers = _read_classes(folder / "classInd.txt")
-    wanted = _checked_classes(classes, numbers)
+    wanted = wanted_classes(classes, numbers, "UCF-101")
     videos = root / "UCF-101" if (root / "UCF-101").is_dir() else root
     rows: list[SampleRow] = []
     names: tuple[tuple[SplitName, str], ...] = (
@@ -81,34 +82,9 @@ def _read_classes(path: Path) -> dict[str, int]:
     return numbers
 
 
-def _checked_classes(wanted: list[str] | None, numbers: dict[str, int]) -> set[str]:
-    for name in wanted or []:
-        if name not in numbers:
-            close = nearest(name, numbers)
-            raise ConfigError(
-                f"UCF-101 has no class named '{name}'",
-                where="data.options.classes",
-                hint=f"did you mean '{close}'?" if close else "names are as in classInd.txt",
-            )
-    return set(numbers) if wanted is None else set(wanted)
-
-
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """("file:line", text) of each line that says something; the published ones end in CRLF."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(
-            "a UCF-101 list is missing",
-            where=path,
-            hint=f"unpack the action recognition splits of {_LISTS_PAGE} there, "
-            "or set data.options.lists",
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"a UCF-101 list cannot be read: {error}", where=path) from error
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            yield f"{path}:{number}", line.strip()
+    hint = f"unpack the action recognition splits of {_LISTS_PAGE} there, or set data.options.lists"
+    return list_lines(path, what="a UCF-101 list", hint=hint)
 
 
 def _parse(line: str, numbers: dict[str, int], where: str) -> tuple[str, str]:
