@@ -179,6 +179,16 @@ def test_another_protocol_forgets_what_only_the_old_one_knows(tmp_path: Path, ra
     assert (other.protocol.options, other.compare.condition) == ({}, "reference")
 
 
+def test_another_protocol_by_set_forgets_too_and_takes_options_that_follow(
+    tmp_path: Path, race: Path
+):
+    overrides = ["protocol.name=matched", "protocol.options.frames=[1, 4]"]
+    study = choose(tmp_path, race, overrides=overrides).study
+    assert (study.protocol.options, study.compare.condition) == ({"frames": [1, 4]}, "reference")
+    same = choose(tmp_path, race, overrides=["protocol.name=temporal-grid"]).study
+    assert (same.protocol.options, same.compare.condition) == ({"stride": [1, 4]}, "c100s4")
+
+
 def test_only_trained_models_are_judged_and_the_others_are_named(tmp_path: Path):
     chosen = made(tmp_path, models="all", data="rotors")
     with pytest.raises(ConfigError, match="timesformer seed 0, videomae seed 0, vivit seed 0"):

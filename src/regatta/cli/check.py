@@ -20,10 +20,12 @@ def check(
     """Validate a study file and show its runs, devices and space; starts nothing, writes
     nothing."""
     from regatta.config.load import dump_study, load_study
+    from regatta.evaluation.protocols import check_protocol
     from regatta.orchestrate.plan import plan_study
     from regatta.records.run_folder import StudyFolder, check_ours
 
     study = load_study(study_file, overrides)
+    check_protocol(study)
     _check_data_folder(study)
     _check_checkpoint_folders(study)
     folder = StudyFolder(runs / study.name)
@@ -70,8 +72,8 @@ def _check_checkpoint_folders(study: Study) -> None:
             raise ConfigError(
                 "there is no such checkpoint folder",
                 where=f"entries.{entry.name}.checkpoint: {folder.absolute()}",
-                hint="name a folder with model.safetensors and config.json, a hub id "
-                "`org/name@revision`, or none",
+                hint="name a folder with model.safetensors (and config.json for transformers), "
+                "a hub id `org/name@revision`, or none",
             )
 
 

@@ -76,7 +76,10 @@ def choose_study(target: Path | None, flags: Flags, runs: Path, *, may_build: bo
     models = _name_entries(content, flags, where=path, builds=builds)
     _set_keys(content, flags, models)
     for override in flags.overrides:
+        before = _protocol(content)
         apply_override(content, override)
+        if _protocol(content) != before:
+            _forget_protocol(content)
     study = study_from_mapping(content, where=path if path.is_file() else "the command line")
     return Chosen(study, runs_root, _chosen_entries(study, models))
 
@@ -187,10 +190,14 @@ def _set_keys(content: dict[str, Any], flags: Flags, models: Sequence[str]) -> N
         entry_by_name(content, name, where="--model").update(flags.entry_keys)
     for key, value in flags.keys.items():
         if key == "protocol.name" and value != _protocol(content):
-            # Options and conditions of one protocol mean nothing to another.
-            set_key(content, ["protocol", "options"], {}, where="--protocol")
-            set_key(content, ["compare", "condition"], "reference", where="--protocol")
+            _forget_protocol(content)
         set_key(content, key.split("."), value, where=key)
+
+
+def _forget_protocol(content: dict[str, Any]) -> None:
+    """Drop options and headline condition: those of one protocol mean nothing to another."""
+    set_key(content, ["protocol", "options"], {}, where="--protocol")
+    set_key(content, ["compare", "condition"], "reference", where="--protocol")
 
 
 def _protocol(content: dict[str, Any]) -> str | None:

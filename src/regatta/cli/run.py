@@ -141,6 +141,7 @@ def launch(
     Under torchrun the first rank does it, with the others at hand for the training.
     """
     from regatta.cli.choose import check_ranks, check_trained, choose_study
+    from regatta.evaluation.protocols import check_protocol
     from regatta.orchestrate.ranks import Crew, follow_first, under_torchrun
 
     stop, place = _listen_for_stop(), under_torchrun()
@@ -152,6 +153,8 @@ def launch(
 
     def begin(crew: Crew | None) -> int:
         chosen = choose_study(target, flags, runs, may_build="train" in only)
+        # Before the folder says so too: a worker would find it out only once models are trained.
+        check_protocol(chosen.study)
         if "train" not in only:
             check_trained(chosen, named=bool(flags.models))
         if crew:

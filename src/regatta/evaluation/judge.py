@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from regatta.core.errors import RunError, StopRequested
+from regatta.core.errors import RunError
 from regatta.core.signals import StopFlag
 from regatta.data.decode import read_chunks
 from regatta.data.loader import Decoder, map_in_threads
@@ -42,13 +42,13 @@ from regatta.evaluation.predict import (
     JudgedEntry,
     batches_side_by_side,
 )
+from regatta.evaluation.progress import Progress
 from regatta.evaluation.protocols import Protocol
 from regatta.evaluation.view_scores import average_views
 from regatta.records.predictions import TRUTH_COLUMNS, Condition, write_part
 
 AHEAD_BYTES = 1 << 30
 """Most pictures that are read ahead of the models; one sample may be larger."""
-REPORT_SECONDS = 1.0
 
 
 @dataclass
@@ -156,7 +156,9 @@ def judge_parts(
     own = list(enumerate(split_parts(samples, part_samples)))[shard[0] :: shard[1]]
     parts = [part for part in (_lacking(entries, n, s, protocol) for n, s in own) if part.entries]
     cost = JudgeCost(parts_kept=len(own) - len(parts))
-    progress = Progress(parts, kept=cost.parts_kept, stop=stop, report=report)
+    progress = Progress(
+        [part.samples for part in parts], kept=cost.parts_kept, stop=stop, report=report
+    )
     if parts:
         with ExitStack() as cleanup:
             if device.type == "cpu":
@@ -358,56 +360,3 @@ class PartJudge:
             shared_by=shared_by,
         )
         record_cost(self._folder, self._settings.shard, self._part.number, spent)
-
-
-class Progress:
-    """Tells how far the call is, and leaves when a stop was asked for."""
-
-    def __init__(
-        self,
-        parts: list[Part],
-        *,
-        kept: int,
-        stop: StopFlag | None,
-        report: Callable[[dict[str, Any]], None] | None,
-    ) -> None:
-        self._stop, self._report = stop, report
-        self._parts_done, self._total_parts = kept, kept + len(parts)
-        self._samples_done, self._total_samples = 0, sum(len(part.samples) for part in parts)
-        self._started = self._told = time.monotonic()
-
-    def elapsed(self) -> float:
-        """Seconds since the start of the call."""
-        return time.monotonic() - self._started
-
-    def poll(self) -> None:
-        """Report when it is time; StopRequested when a stop was asked for."""
-        if self._stop is not None and self._stop.requested:
-            hint = "run the same command again: finished parts are kept"
-            raise StopRequested("stopped while judging", hint=hint)
-        if time.monotonic() - self._told >= REPORT_SECONDS:
-            self._tell()
-
-    def sample_done(self) -> None:
-        self._samples_done += 1
-
-    def part_done(self) -> None:
-        self._parts_done += 1
-        self._tell()
-
-    def _tell(self) -> None:
-        self._told = time.monotonic()
-        if self._report is None:
-            return
-        rate = self._samples_done / max(self.elapsed(), 1e-9)
-        left = self._total_samples - self._samples_done
-        self._report(
-            {
-                "phase": "judge",
-                "step": self._parts_done,
-                "total_steps": self._total_parts,
-                "samples": self._samples_done,
-                "samples_per_second": rate,
-                "seconds_left": left / rate if rate else None,
-            }
-        )

@@ -15,7 +15,7 @@ from typing import Protocol as Shape
 import numpy as np
 
 from regatta.config.options import typed_options
-from regatta.config.schema import ProtocolSection
+from regatta.config.schema import ProtocolSection, Study
 from regatta.core.errors import ConfigError
 from regatta.core.registry import PROTOCOLS
 from regatta.core.seeds import stream
@@ -29,7 +29,7 @@ from regatta.data.frame_plan import (
     plan_from_indices,
     plan_training_clip,
 )
-from regatta.records.predictions import Condition
+from regatta.records.predictions import Condition, find_condition
 
 Average = Literal["probability", "logit"]
 
@@ -222,6 +222,11 @@ def resolve_protocol(section: ProtocolSection) -> Protocol:
     owner = f"protocol {section.name}"
     options = typed_options(build, section.options, where="protocol.options", owner=owner)
     return build(**options)
+
+
+def check_protocol(study: Study) -> None:
+    """ConfigError when the protocol refuses its options, or has no such headline condition."""
+    find_condition(resolve_protocol(study.protocol).conditions, study.compare.condition)
 
 
 def plan_all(

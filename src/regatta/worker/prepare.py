@@ -11,12 +11,12 @@ from regatta.core.files import write_json
 from regatta.core.signals import StopFlag
 from regatta.data.manifest import Dropped, Manifest
 from regatta.data.scan import build_manifest
+from regatta.evaluation.protocols import check_protocol
 from regatta.records.run_folder import StudyFolder
 from regatta.worker.status_writer import StatusWriter
 from regatta.worker.study_checks import (
     check_begun_runs,
     check_entries,
-    check_judging,
     check_splits,
 )
 
@@ -25,7 +25,7 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
     """Generate or scan the data set; write `manifest.parquet` and `data.json`."""
     study = folder.study()
     needed_frames = check_entries(study)
-    check_judging(study)
+    check_protocol(study)
     manifest = build_manifest(
         study.data,
         cache_folder=folder.path.parent / ".scan-cache",

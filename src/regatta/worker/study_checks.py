@@ -6,10 +6,8 @@ from regatta.config.schema import Study
 from regatta.core.errors import DataError
 from regatta.core.files import read_json
 from regatta.data.manifest import Manifest
-from regatta.evaluation.protocols import resolve_protocol
 from regatta.models.hub import HUB_ID, checkpoint_folder
 from regatta.models.spec import check_default_checkpoint, make_spec
-from regatta.records.predictions import find_condition
 from regatta.records.run_folder import StudyFolder
 
 
@@ -32,11 +30,6 @@ def check_entries(study: Study) -> dict[str, int]:
             checkpoint_folder(entry.checkpoint)
         frames[entry.name] = spec.frames
     return frames
-
-
-def check_judging(study: Study) -> None:
-    """ConfigError when the protocol refuses its options, or has no such headline condition."""
-    find_condition(resolve_protocol(study.protocol).conditions, study.compare.condition)
 
 
 def check_begun_runs(folder: StudyFolder, manifest: Manifest) -> None:
