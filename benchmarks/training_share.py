@@ -1,6 +1,6 @@
 """Three runs that share their clips (`launch.share`), beside the same three without.
 
-    .venv/bin/python benchmarks/training_share.py [--clips 8] [--epochs 16] [--repeats 3]
+    .venv/bin/python benchmarks/training_share.py [--clips 24] [--epochs 6] [--repeats 3]
 
 Training that waits for decoding: generated 1080p H.264 clips of 100 frames, three tiny models, no
 frame cache, one loader thread each. Both sides are the product itself: one supervisor, three worker
@@ -11,7 +11,7 @@ processes at the same time. Two cases:
 First every weight and every recorded loss of both sides must be equal; then the sides are timed in
 turn. Three ratios are printed: the whole training from the first process's start to the last one's
 end (with three times loading torch and building models), the longest run's own seconds of training,
-and the processor time of the whole, which a busy machine disturbs least. About twenty minutes on 2
+and the processor time of the whole, which a busy machine disturbs least. About half an hour on 2
 cores.
 """
 
@@ -67,8 +67,8 @@ class Outcome:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--clips", type=int, default=8, help="training clips")
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--clips", type=int, default=24, help="training clips")
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--size", choices=[*SIZES], default="1080p")
     parser.add_argument("--case", choices=[*CASES], action="append")
@@ -88,8 +88,8 @@ def main() -> None:
 
 
 def make_clips(root: Path, height: int, width: int, *, train: int) -> None:
-    """Two classes: a textured square moves to the right or to the left; 2 clips to validate on."""
-    places = [("train", n) for n in range(train)] + [("validation", n) for n in range(2)]
+    """Two classes: a textured square moves to the right or to the left; 4 clips to validate on."""
+    places = [("train", n) for n in range(train)] + [("validation", n) for n in range(4)]
     places += [("test", n) for n in range(2)]
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(make_clip, root, height, width, *place) for place in places]:
