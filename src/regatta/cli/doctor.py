@@ -156,11 +156,11 @@ def _shared_memory() -> Finding:
     folder = Path("/dev/shm")  # noqa: S108 - looked at, not written
     if not folder.is_dir():
         return Finding(
-            "shared memory", "note", "no /dev/shm; Regatta decodes in threads and needs none"
+            "shared memory", "note", "no /dev/shm; only launch.share and multi-GPU runs use it"
         )
     size = shutil.disk_usage(folder).total / 2**20
     state = "good" if size >= 64 else "note"
-    return Finding("shared memory", state, f"{size:.0f} MiB; only multi-GPU runs use it")
+    return Finding("shared memory", state, f"{size:.0f} MiB; for launch.share and multi-GPU runs")
 
 
 def _disk(runs: Path) -> Finding:
