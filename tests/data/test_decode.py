@@ -8,6 +8,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
@@ -478,7 +479,9 @@ def test_torchcodec_gives_the_same_bytes_or_an_error(shared_data: Path, name: st
 
 @pytest.mark.parametrize("backend", ["pyav", "torchcodec"])
 @pytest.mark.parametrize("name", ["arm_wrestling.mp4", "video_90.mov", "unordered.mov"])
-def test_pieces_are_the_frames_of_one_read(shared_data: Path, name: str, backend: str):
+def test_pieces_are_the_frames_of_one_read(
+    shared_data: Path, name: str, backend: Literal["pyav", "torchcodec"]
+):
     if backend == "torchcodec":
         pytest.importorskip("torchcodec")
     path = shared_data / "video" / name

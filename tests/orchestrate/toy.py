@@ -39,7 +39,14 @@ def register_toys() -> None:
     """Make the names that a toy study uses known in this process."""
     MODELS.register("toy")(register_toys)
     SOURCES.register("toy")(register_toys)
-    PROTOCOLS.register("toy")(register_toys)
+    PROTOCOLS.register("toy")(plain_toy)
+
+
+def plain_toy() -> Any:
+    """The plain protocol under the toys' name: the command line asks it for its conditions."""
+    from regatta.evaluation.protocols import plain_protocol
+
+    return plain_protocol()
 
 
 @contextmanager
