@@ -39,6 +39,7 @@ CELLS = {
     "sliding": 9,
 }
 LONGEST_SECONDS = 240
+FEW = "protocol.options.frames=[1, 4]"
 
 
 def regatta(home: Path, *arguments: str) -> str:
@@ -82,5 +83,14 @@ def test_a_trained_study_is_judged_compared_and_reported_under(protocol, home):
     page = (study.report / "report.html").read_text()
     assert all(condition["id"] in page for condition in comparison["conditions"])
 
-    again = regatta(home, "evaluate", "all.yaml", "--set", f"protocol.name={protocol}")
-    assert "judging" not in again.lower(), "a finished judging was done again"
+
+@pytest.mark.slow
+def test_a_protocol_that_was_judged_is_not_judged_again(home: Path):
+    judge = ("evaluate", "all.yaml", "--set", "protocol.name=matched", "--set", FEW)
+    regatta(home, *judge)
+    study = StudyFolder(home / "runs" / "all")
+    parts = {path: path.stat().st_mtime_ns for path in study.path.rglob("part-*.parquet")}
+    assert parts
+    again = regatta(home, *judge)
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+    assert again.strip().splitlines()[-1].endswith("report.html")

@@ -226,8 +226,8 @@ def _conversion_hint(pickled: list[str]) -> str:
     published = [name for name in pickled if not name.endswith(".bin")]
     if published:
         return (
-            "convert it once: `save_file(torch.load(FILE, weights_only=True), "
-            f'"{SINGLE_FILE}")` opens tensors alone; docs/models.md has the lines'
+            f"turn it into {SINGLE_FILE} once, with weights_only=True, which opens tensors alone; "
+            "docs/models.md has the line"
         )
     return (
         "convert it once where you trust it: "

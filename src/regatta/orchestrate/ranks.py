@@ -24,7 +24,13 @@ from regatta.config.schema import LaunchSection
 from regatta.core.errors import ConfigError, EnvironmentFault, RegattaError
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.devices import Machine, Placement
-from regatta.orchestrate.local import Ended, LocalLauncher, start_bound, task_environment
+from regatta.orchestrate.local import (
+    Ended,
+    LocalLauncher,
+    Refusal,
+    start_bound,
+    task_environment,
+)
 from regatta.orchestrate.plan import Task
 from regatta.orchestrate.processes import descendants, signal_group, signal_process
 
@@ -196,6 +202,12 @@ class RankLauncher(LocalLauncher):
 
     def describe(self) -> str:
         return f"torchrun, {self._crew.world} processes, {super().describe()}"
+
+    def refusal(self, task: Task, *, alone: bool) -> Refusal | None:
+        """As for one process; the first rank's worker may be gone before those of the others."""
+        if task.kind == "train" and self._group is not None:
+            return Refusal("other ranks are still at the training before")
+        return super().refusal(task, alone=alone)
 
     def _spawn(self, task: Task, placement: Placement, threads: int) -> subprocess.Popen[bytes]:
         if task.kind != "train":

@@ -140,8 +140,8 @@ class FilterPanel:
 
 def filter_panels(panels: Sequence[FilterPanel]) -> Figure:
     """A panel per entry: hollow = point, filled = box; the two ceilings as grey lines."""
-    columns = min(PANEL_COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
+    rows = -(-len(panels) // PANEL_COLUMNS)
+    columns = -(-len(panels) // rows)
     figure = new_figure(2.7 * columns + 0.6 if len(panels) > 1 else 4.6, 2.3 * rows + 0.3)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     curves = [curve for panel in panels for curve in (panel.point, panel.box)]
