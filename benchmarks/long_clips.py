@@ -8,7 +8,7 @@ Three parts, on generated files:
   grid    1,800 frames of 320x240 (XviD and H.264) and 1080p H.264, three tiny models x 25 cells:
           the engine beside a loop that decodes the whole video to RGB for every cell, picks the
           frames and resizes them. All 75 cells are really run on both sides; the prepared pictures
-          of every cell must be equal first.
+          of every cell of one model must be equal first.
   sparse  16 and 4 frames spread over a long video: decoding through, as our reader does, beside
           seeking to the key frame before each of them. With a key frame every 250 frames (the
           encoder's default) and every 12. The frames must be equal first.
