@@ -57,13 +57,13 @@ def assert_same(found: list[Batch], wanted: list[Batch]) -> None:
     assert [batch.sample_ids for batch in found] == [batch.sample_ids for batch in wanted]
     assert [batch.position for batch in found] == [batch.position for batch in wanted]
     for ours, theirs in zip(found, wanted, strict=True):
-        assert torch.equal(ours.videos, theirs.videos)
+        assert torch.equal(ours.inputs, theirs.inputs)
         assert torch.equal(ours.labels, theirs.labels)
 
 
 def by_id(batches: list[Batch]) -> dict[str, torch.Tensor]:
     rows = [
-        (batch.sample_ids[k], batch.videos[k])
+        (batch.sample_ids[k], batch.inputs[k])
         for batch in batches
         for k in range(len(batch.sample_ids))
     ]

@@ -63,7 +63,7 @@ def test_every_sample_comes_exactly_once_over_all_ranks(samples, world):
         batches = list(rank.batches(0))
         assert len(batches) == len(rank) == len(ranks[0])
         for batch in batches:
-            assert batch.videos.shape == (len(batch.sample_ids), 4, 3, 16, 16)
+            assert batch.inputs.shape == (len(batch.sample_ids), 4, 3, 16, 16)
             seen.update(batch.sample_ids)
     assert seen == Counter(sample.sample_id for sample in samples)
 
@@ -124,7 +124,7 @@ def test_a_segment_is_read_from_its_own_start(samples):
 def test_mirror_happens_only_where_it_is_allowed(samples):
     def mirrored(flip: bool) -> set[bool]:
         batches = [b for epoch in range(3) for b in loader(samples, flip=flip).batches(epoch)]
-        clips = torch.cat([batch.videos for batch in batches]).float()
+        clips = torch.cat([batch.inputs for batch in batches]).float()
         return set(
             (clips[..., :4].mean((1, 2, 3, 4)) > clips[..., -4:].mean((1, 2, 3, 4))).tolist()
         )

@@ -25,7 +25,7 @@ from regatta.data.video_files import write_video
 from regatta.training.distributed import ONE_PROCESS, Ranks, process_group
 from regatta.training.loop import train_run
 from regatta.training.precision import choose_precision
-from regatta.training.step import ClipPreparation
+from regatta.training.step import Preparation
 from regatta.training.validation import validate
 from tests.training.tiny_training import CLASSES, tiny_net, tiny_run, tiny_spec
 
@@ -90,7 +90,7 @@ def train_on_files(root: Path, path: Path, *, batch_size: int, ranks: Ranks = ON
 
     train, validation = loader("train", "standard"), loader("validation", "none")
     spec = tiny_spec()
-    preparation = ClipPreparation(CPU, choose_precision("fp32", CPU), spec.mean, spec.std)
+    preparation = Preparation(CPU, choose_precision("fp32", CPU), spec.mean, spec.std)
     score = validate(
         tiny_net(seed=3, dropout=0.0),
         validation,

@@ -33,7 +33,7 @@ def expected_stem_means(*, batch_size: int, rank: int = 0, world: int = 1) -> to
     loader = colour_clips(CLIPS, batch_size=batch_size, rank=rank, world=world)
     for batch in loader.batches(0):
         if len(batch.labels):
-            video = normalise(batch.videos, spec.mean, spec.std).transpose(1, 2)
+            video = normalise(batch.inputs, spec.mean, spec.std).transpose(1, 2)
             seen = F.conv3d(video, weight, stride=(1, 2, 2), padding=(1, 3, 3))
             running = 0.9 * running + 0.1 * seen.mean(dim=(0, 2, 3, 4))
     return running

@@ -171,7 +171,7 @@ def test_out_of_memory_names_batch_frames_size_and_peak_and_changes_nothing(tmp_
     ],
 )
 def test_out_of_memory_advice_keeps_the_effective_batch(batch_size: int, advice: str):
-    sizes = {"accumulate": 2, "frames": 1, "image_size": 1}
+    sizes = {"accumulate": 2, "of": "1 frame"}
     with (
         pytest.raises(RunError) as caught,
         named_out_of_memory(batch_size=batch_size, device=torch.device("cpu"), **sizes),
@@ -183,9 +183,7 @@ def test_out_of_memory_advice_keeps_the_effective_batch(batch_size: int, advice:
 def test_other_runtime_errors_pass_through_unchanged():
     with (
         pytest.raises(RuntimeError, match="mat1 and mat2"),
-        named_out_of_memory(
-            batch_size=1, accumulate=1, frames=1, image_size=1, device=torch.device("cpu")
-        ),
+        named_out_of_memory(batch_size=1, accumulate=1, of="1 frame", device=torch.device("cpu")),
     ):
         nn.Linear(2, 2)(torch.zeros(1, 3))
 

@@ -161,8 +161,8 @@ def poisoned(batches: set[tuple[int, int]], **options: Any) -> TinyClips:
     class Poisoned(TinyClips):
         def batches(self, epoch: int, *, start: int = 0):
             for position, batch in enumerate(super().batches(epoch, start=start), start):
-                white = torch.full_like(batch.videos, 255)
-                videos = white if (epoch, position) in batches else batch.videos
+                white = torch.full_like(batch.inputs, 255)
+                videos = white if (epoch, position) in batches else batch.inputs
                 yield TinyBatch(videos, batch.labels, batch.sample_ids)
 
     clips = tiny_clips(22, **options)

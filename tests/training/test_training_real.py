@@ -104,7 +104,7 @@ def test_the_saved_model_scores_what_the_results_say(tmp_path: Path, manifest: M
     correct = 0
     for batch in run["validation"].batches(0):
         with torch.inference_mode():
-            logits = module(normalise(batch.videos, spec.mean, spec.std))
+            logits = module(normalise(batch.inputs, spec.mean, spec.std))
         correct += int((logits.argmax(1) == batch.labels).sum())
     assert correct / 4 == results["best_val_accuracy"]
 

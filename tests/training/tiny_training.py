@@ -26,7 +26,7 @@ TIMING = {"seconds", "samples_per_second"}
 
 @dataclass(frozen=True)
 class TinyBatch:
-    videos: torch.Tensor
+    inputs: torch.Tensor
     labels: torch.Tensor
     sample_ids: list[str]
 

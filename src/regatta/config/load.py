@@ -161,9 +161,49 @@ def study_from_mapping(content: dict[str, Any], *, where: object = None) -> Stud
     _check_name(SOURCES, data.source, data.options, f"{where}: data", {"root", "split", "seed"})
     _check_name(PROTOCOLS, protocol.name, protocol.options, f"{where}: protocol", set())
     for entry in study.entries:
-        _check_name(MODELS, entry.model, entry.options, f"{where}: entries.{entry.name}", {"size"})
+        _check_name(MODELS, entry.model, entry.options, f"{where}: entries.{entry.name}", _FILLED)
         entry_train(study, entry, where=where)
+    _check_kinds(study, where)
     return study
+
+
+def _check_kinds(study: Study, where: object) -> None:
+    """ConfigError when a model or the protocol cannot take what the source gives."""
+    source = SOURCES.listed.get(study.data.source)
+    if source is None:
+        return
+    for entry in study.entries:
+        if source.kind != "signal" and entry_train(study, entry).augment == "reference":
+            raise ConfigError(
+                "augment: reference is for drawn signals",
+                where=f"{where}: entries.{entry.name}",
+                hint="use train.augment: standard or none",
+            )
+        model = MODELS.listed.get(entry.model)
+        if model is not None and model.kind != source.kind:
+            fitting = [name for name, item in MODELS.listed.items() if item.kind == source.kind]
+            raise ConfigError(
+                f"the model '{entry.model}' takes {_KIND_WORDS[model.kind]}, but the source "
+                f"'{source.name}' gives {_KIND_WORDS[source.kind]}",
+                where=f"{where}: entries.{entry.name}",
+                hint=f"models that fit: {', '.join(sorted(fitting)) or 'none'}",
+            )
+    protocol = PROTOCOLS.listed.get(study.protocol.name)
+    if protocol is not None and protocol.kind not in ("any", source.kind):
+        fits = [n for n, item in PROTOCOLS.listed.items() if item.kind in ("any", source.kind)]
+        raise ConfigError(
+            f"the protocol '{study.protocol.name}' judges {_KIND_WORDS[protocol.kind]}, but the "
+            f"source '{source.name}' gives {_KIND_WORDS[source.kind]}",
+            where=f"{where}: protocol.name",
+            hint=f"protocols that fit: {', '.join(sorted(fits))}",
+        )
+
+
+_KIND_WORDS = {"video": "videos", "signal": "windows of signals", "image": "images"}
+
+
+_FILLED = {"size", "channels", "length"}
+"""Arguments of models that `size:` and the data set fill."""
 
 
 def _check_name(

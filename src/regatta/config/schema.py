@@ -51,6 +51,16 @@ class DataSection(Section):
     """What a clip with fewer frames than the model needs does; each case is counted in the
     report."""
     max_train_samples: int | None = Field(default=None, ge=1)
+    design: Literal["official", "loso", "subject-kfold", "window-random"] = "official"
+    """Who is trained on and who judged. official = the source's own split; loso = one fold per
+    group, judged alone; subject-kfold = `folds` folds of groups; window-random = samples at random,
+    which leaks: neighbours overlap. The last three are for sources of signals."""
+    folds: int | None = Field(default=None, ge=2)
+    """Folds of loso (the number of groups) and subject-kfold (5); every entry trains once per
+    fold."""
+    validation_groups: int | None = Field(default=None, ge=1)
+    """Groups held out for selection, instead of validation_fraction. None = 4 for official and 3
+    for loso in sources of signals."""
     decoder: Literal["pyav", "torchcodec"] = "pyav"
     options: dict[str, Any] = {}
     """Settings of the source itself; see `regatta ls sources`."""
@@ -63,19 +73,58 @@ class TrainSection(Section):
     batch_size: int = Field(default=8, ge=1)
     """Clips per device and step."""
     accumulate: int = Field(default=1, ge=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(default=1e-5, gt=0)
+    scale_lr: Literal["none", "linear", "sqrt"] = "none"
+    """Multiply lr by (effective batch / scale_lr_batch), or by its square root; the effective batch
+    is batch_size x accumulate x devices."""
+    scale_lr_batch: int = Field(default=32, ge=1)
+    """Effective batch that lr was chosen for."""
+    lr_factors: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Learning rates of components: prefix of parameter names -> factor on lr, the longest prefix
+    that fits; it replaces head_lr_factor for them."""
+    freeze_encoder: bool = False
+    """Train the head alone: the encoder stays in evaluation mode and gets no gradients."""
     head_lr_factor: float = Field(default=10.0, gt=0)
     """The new classifier head learns at lr times this; 1 when nothing is pretrained."""
     weight_decay: float = Field(default=0.05, ge=0)
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    momentum: Momentum = 0.9
+    """Of sgd, with Nesterov's look-ahead."""
     warmup_fraction: float = Field(default=0.1, ge=0, lt=1)
     """Share of all optimizer steps with linear warm-up; cosine to min_lr_fraction follows."""
+    warmup_epochs: float | None = Field(default=None, ge=0)
+    """Warm-up in epochs, instead of warmup_fraction."""
     min_lr_fraction: float = Field(default=0.0, ge=0, le=1)
+    min_lr: float | None = Field(default=None, ge=0)
+    """Learning rate at the end of the cosine, instead of min_lr_fraction; at most lr."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced = a class weighs N / (K x its training samples) in the training loss."""
+    label_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Train on this class-stratified share of the training samples, at least one per class."""
+    mixup: float = Field(default=0.0, ge=0)
+    """Alpha of the Beta distribution that mixes pairs of samples and their labels; 0 = off."""
+    cutmix: float = Field(default=0.0, ge=0)
+    """Alpha of the Beta distribution of the part that is cut out of another sample; 0 = off. With
+    mixup also on, each step does one of the two."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of a running mean of the weights that is validated, kept and judged; 0.999 is usual.
+    None = the weights themselves."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    augment: Literal["none", "standard"] = "standard"
-    """standard = temporal jitter, random resized crop and flip; none = one fixed uniform clip."""
+    augment: Literal["none", "standard", "reference"] = "standard"
+    """Videos: standard = temporal jitter, random resized crop and flip; none = one fixed uniform
+    clip. Signals: standard = noise and gain on the raw signal. reference = flip, brightness,
+    contrast and rotation of drawn pictures (a flip reverses time, a rotation has no physical
+    meaning)."""
+    augment_options: dict[str, Any] = {}
+    """Settings of the augmentation of signals; see docs/training.md."""
+    augment_views: int = Field(default=1, ge=1)
+    """With a frozen encoder, whose features are cached: how many augmented variants of each sample
+    to cache; 1 = the sample as it is."""
+    feature_cache: bool = True
+    """With freeze_encoder: encode each sample once, keep its features on disk and train on them."""
     flip: bool = True
     """Mirror at random; switch off where left and right, or the sense of rotation, carry the
     class."""
@@ -95,11 +144,17 @@ class TrainSection(Section):
     temporal_box_probability: float = Field(default=0.0, ge=0, le=1)
     """Chance that such a clip shows the mean of each stride's frames instead of one of them."""
     gradient_checkpointing: bool = False
+    select_by: Literal["accuracy", "balanced_accuracy", "macro_f1"] = "accuracy"
+    """Validation score that picks the best epoch and that early stopping watches."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Epochs without a better validation score before training ends; None = never."""
+    early_stopping_min_delta: float = Field(default=0.0, ge=0)
+    """Percentage points by which a score must beat the best to count as better for patience."""
     nonfinite: Literal["stop", "skip"] = "stop"
     nonfinite_limit: int = Field(default=3, ge=0)
-    parallel: Literal["none", "ddp"] = "none"
+    parallel: Literal["none", "ddp", "fsdp", "dp"] = "none"
+    """How one run uses several devices: ddp = one process each (preferred); fsdp = the same with
+    weights and optimizer split over them; dp = one process for all, slower, for compatibility."""
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
     """Also write a resume point every so many optimizer steps; one is always written per epoch."""
     log_every_steps: int = Field(default=10, ge=1)
@@ -108,6 +163,7 @@ class TrainSection(Section):
     """Decoded training frames kept in memory, per process; 0 = decode anew every epoch."""
     deterministic: bool = True
     compile: bool = False
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
 
 
 class EntrySection(Section):
@@ -185,6 +241,8 @@ class LaunchSection(Section):
     resume."""
     retries: int = Field(default=2, ge=0)
     """Restarts from the last checkpoint after a crash or stall, per run."""
+    track: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = []
+    """Mirrors of the training records; metrics.jsonl stays the truth."""
     share: bool = False
     """Runs of one seed that train at the same time decode each clip once between them. Their
     results are the same as without."""

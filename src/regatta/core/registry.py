@@ -55,6 +55,8 @@ class Listed:
     """Option -> default as written; None when unknown."""
     generates: bool = False
     """A source that makes its files itself, so its root need not exist."""
+    kind: str = "video"
+    """What a sample is to it: video, signal or any. A model's is the folder that it stands in."""
 
 
 @dataclass
@@ -72,11 +74,17 @@ class Registry(Generic[T]):
     packages: tuple[str, ...]
     _loaded: dict[str, T] = field(default_factory=dict)
 
-    def register(self, name: str, *, generates: bool = False) -> Callable[[T], T]:  # noqa: ARG002
+    def register(
+        self,
+        name: str,
+        *,
+        generates: bool = False,  # noqa: ARG002
+        kind: str = "video",  # noqa: ARG002
+    ) -> Callable[[T], T]:
         """Decorate a function or class to make it known under `name`.
 
         Args:
-            generates: see `Listed.generates`; read from the source text.
+            generates, kind: see `Listed`; literals, as they are read from the source text.
         """
 
         def remember(target: T) -> T:
@@ -96,8 +104,9 @@ class Registry(Generic[T]):
         found: dict[str, Listed] = {}
         for package in self.packages:
             for module, path in _package_files(package):
-                for name, node, generates in _registered(path, self.variable):
-                    found[name] = Listed(name, module, _summary(node), _options(node), generates)
+                for name, node, facts in _registered(path, self.variable):
+                    facts.setdefault("kind", _FOLDER_KINDS.get(package, "video"))
+                    found[name] = Listed(name, module, _summary(node), _options(node), **facts)
         for point in entry_points(group=f"regatta.{self.kind}"):
             found[point.name] = Listed(point.name, point.module, "", None)
         return found
@@ -135,6 +144,13 @@ class Registry(Generic[T]):
         return self._loaded[name]
 
 
+_FOLDER_KINDS = {
+    "regatta.models.video": "video",
+    "regatta.models.image": "image",
+    "regatta.models.sensor": "signal",
+}
+
+
 def _package_files(package: str) -> list[tuple[str, Path]]:
     spec = importlib.util.find_spec(package)
     folders = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
@@ -148,7 +164,7 @@ def _package_files(package: str) -> list[tuple[str, Path]]:
 
 def _registered(
     path: Path, variable: str
-) -> list[tuple[str, ast.FunctionDef | ast.ClassDef, bool]]:
+) -> list[tuple[str, ast.FunctionDef | ast.ClassDef, dict[str, Any]]]:
     text = path.read_text(encoding="utf-8")
     if f"{variable}.register(" not in text:
         return []
@@ -163,7 +179,12 @@ def _registered(
                     args=[ast.Constant(value=str(name)), *_],
                     keywords=keywords,
                 ) if owner == variable:
-                    found.append((name, node, any(k.arg == "generates" for k in keywords)))
+                    facts = {
+                        keyword.arg: keyword.value.value
+                        for keyword in keywords
+                        if keyword.arg and isinstance(keyword.value, ast.Constant)
+                    }
+                    found.append((name, node, facts))
     return found
 
 

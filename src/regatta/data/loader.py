@@ -38,10 +38,10 @@ Result = TypeVar("Result")
 class Batch:
     """One micro-batch of one rank. The last of an epoch may be short, on some ranks even empty.
 
-    videos: uint8 [B, T, 3, S, S]; labels: int64 [B]; sample_ids: B of them.
+    inputs: uint8 [B, T, 3, S, S]; labels: int64 [B]; sample_ids: B of them.
     """
 
-    videos: torch.Tensor
+    inputs: torch.Tensor
     labels: torch.Tensor
     sample_ids: list[str]
     epoch: int

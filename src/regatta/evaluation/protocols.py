@@ -135,7 +135,7 @@ class Protocol:
         return views[0].plan
 
 
-@PROTOCOLS.register("plain")
+@PROTOCOLS.register("plain", kind="any")
 def plain_protocol() -> Protocol:
     """One clip per sample: frames spread evenly over the whole clip, as in validation."""
 

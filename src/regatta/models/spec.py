@@ -1,6 +1,7 @@
 """What a model declares about itself, and how an entry of a study becomes one.
 
-Shapes: B clips, T frames, 3 colours, H = W = image_size, K classes.
+Shapes: B samples, T frames, 3 colours, H = W = image_size, K classes; C channels and L samples of a
+window of signals.
 Importing this file loads torch but not transformers: a model imports that when it builds.
 """
 
@@ -22,7 +23,10 @@ from regatta.core.seeds import derive_seed
 from regatta.models.hub import PROCESSOR_FILES, checkpoint_folder, read_normalisation
 
 Size = Literal["tiny", "small", "base"]
-Colours = tuple[float, float, float]
+Kind = Literal["video", "image", "signal"]
+Colours = tuple[float, ...]
+FROM_DATA = ("channels", "length")
+"""Arguments of models of signals that the data set fills: C and L of its windows."""
 State = dict[str, torch.Tensor]
 IMAGENET_MEAN: Colours = (0.485, 0.456, 0.406)
 IMAGENET_STD: Colours = (0.229, 0.224, 0.225)
@@ -60,8 +64,10 @@ class CheckpointLayout:
 class ModelSpec:
     """A model as the rest of Regatta sees it.
 
-    `build(num_classes)` gives a module on the CPU with random weights whose
-    `forward(video [B, T, 3, H, W] float)` returns logits [B, K].
+    `build(num_classes)` gives a module on the CPU with random weights whose forward returns logits
+    [B, K]. Of kind video it takes normalised clips [B, T, 3, H, W]; of kind signal it takes raw
+    windows float32 [B, C, L] in their own units, and standardises or draws them itself. What a
+    module of signals may offer beside forward stands in `regatta.models.contracts`.
     """
 
     name: str
@@ -79,14 +85,77 @@ class ModelSpec:
     layout: CheckpointLayout = CheckpointLayout()
     pretrained: bool = False
     """The backbone starts from a checkpoint."""
+    kind: Kind = "video"
+    shape: tuple[int, ...] = ()
+    """Of one sample, where it is no clip: (C, L)."""
+    window: tuple[int, int] | None = None
+    """(C, L) of the data that it was built for, for models of signals."""
+    reads: Literal["signals", "features"] = "signals"
+    """Which of a window's arrays a model of signals takes."""
+    is_always_new: bool = False
+    """No checkpoint of it was ever published: `checkpoint: default` means random weights."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one sample, as forward takes it behind the batch."""
+        if self.kind == "video":
+            return (self.frames, 3, self.image_size, self.image_size)
+        return self.shape
+
+    @property
+    def input_words(self) -> str:
+        """One sample in words, for messages."""
+        if self.kind == "video":
+            return f"{self.frames} frames at {self.image_size} x {self.image_size} pixels"
+        return f"{self.shape[0]} channels of {self.shape[1]} samples"
 
 
-def resolve_model(entry: EntrySection, num_classes: int, *, seed: int) -> ModelSpec:
+def signal_spec(
+    name: str,
+    build: Callable[[int], nn.Module],
+    *,
+    channels: int,
+    length: int,
+    config: dict[str, Any],
+    head_prefixes: tuple[str, ...] = ("head.",),
+    default_checkpoint: str | None = None,
+    layout: CheckpointLayout = CheckpointLayout(),
+    is_always_new: bool = True,
+) -> ModelSpec:
+    """The spec of a model of windows [C, L]; pictures play no part in it."""
+    return ModelSpec(
+        name=name,
+        frames=length,
+        image_size=0,
+        mean=(),
+        std=(),
+        resize="crop",
+        default_checkpoint=default_checkpoint,
+        build=build,
+        head_prefixes=head_prefixes,
+        config=config,
+        layout=layout,
+        kind="signal",
+        shape=(channels, length),
+        window=(channels, length),
+        is_always_new=is_always_new,
+    )
+
+
+def resolve_model(
+    entry: EntrySection,
+    num_classes: int,
+    *,
+    seed: int,
+    window: tuple[int, int] | None = None,
+) -> ModelSpec:
     """The spec of an entry, with its options checked and its weights' own normalisation.
 
     `spec.build` draws the random weights from the stream (seed, "init"): the same for every call,
     whatever else has used torch's generator, and leaves that generator as it was.
 
+    Args:
+        window: (channels, samples) of the data set's windows; None for videos.
     Raises:
         ConfigError: unknown model or option, a wrong type, fewer than two classes, or no default
             checkpoint for this size.
@@ -95,11 +164,10 @@ def resolve_model(entry: EntrySection, num_classes: int, *, seed: int) -> ModelS
     where = f"entries.{entry.name}"
     if num_classes < 2:
         raise ConfigError(f"a classifier needs at least 2 classes, not {num_classes}", where=where)
-    spec = make_spec(entry.model, entry.size, entry.options, where=where)
-    spec = replace(
-        spec, build=seeded_build(spec.build, seed), pretrained=entry.checkpoint != "none"
-    )
-    if entry.checkpoint == "none":
+    spec = make_spec(entry.model, entry.size, entry.options, window=window, where=where)
+    is_new = starts_at_random(spec, entry.checkpoint)
+    spec = replace(spec, build=seeded_build(spec.build, seed), pretrained=not is_new)
+    if is_new:
         return spec
     if entry.checkpoint == "default":
         check_default_checkpoint(spec, where=where)
@@ -107,10 +175,30 @@ def resolve_model(entry: EntrySection, num_classes: int, *, seed: int) -> ModelS
     return _with_normalisation(spec, entry.checkpoint)
 
 
-def make_spec(model: str, size: str, options: dict[str, Any], *, where: object = None) -> ModelSpec:
-    """The spec that `model`'s registered function gives for a size and checked options."""
+def starts_at_random(spec: ModelSpec, checkpoint: str) -> bool:
+    """Whether an entry with this `checkpoint:` has random first weights."""
+    return checkpoint == "none" or (checkpoint == "default" and spec.is_always_new)
+
+
+def make_spec(
+    model: str,
+    size: str,
+    options: dict[str, Any],
+    *,
+    window: tuple[int, int] | None = None,
+    where: object = None,
+) -> ModelSpec:
+    """The spec that `model`'s registered function gives for a size and checked options.
+
+    Args:
+        window: (channels, samples), for models of signals; None = the factory's own defaults, for
+            checks before the data is known.
+    """
     factory = MODELS.get(model, where=where)
     checked = check_options(factory, options, owner=f"model {model}", where=where)
+    listed = MODELS.listed.get(model)
+    if window is not None and listed is not None and listed.kind == "signal":
+        checked |= dict(zip(FROM_DATA, window, strict=True))
     return factory(size=size, **checked)
 
 
@@ -122,7 +210,7 @@ def check_options(
     Strictly, because 16.0, "16" or true for a frame count is a slip of the pen.
     """
     place = f"{where}.options" if where else "options"
-    return typed_options(factory, options, where=place, owner=owner, reserved=("size",))
+    return typed_options(factory, options, where=place, owner=owner, reserved=("size", *FROM_DATA))
 
 
 def check_default_checkpoint(spec: ModelSpec, *, where: object = None) -> str:
@@ -251,7 +339,7 @@ def count_parameters(module: nn.Module, *, trainable_only: bool = False) -> int:
 
 
 def count_flops(module: nn.Module, spec: ModelSpec) -> int:
-    """Floating point operations of the forward pass of one clip, two per multiply-add.
+    """Floating point operations of the forward pass of one sample, two per multiply-add.
 
     Counts what `torch.utils.flop_counter` knows: matrix products, convolutions and attention.
     Norms, activations, softmax and sums are left out (about one percent of a transformer).
@@ -262,9 +350,9 @@ def count_flops(module: nn.Module, spec: ModelSpec) -> int:
         name: torch.empty_like(tensor, device="meta")
         for name, tensor in [*inner.named_parameters(), *inner.named_buffers()]
     }
-    clip = torch.empty(1, spec.frames, 3, spec.image_size, spec.image_size, device="meta")
+    sample = torch.empty(1, *spec.input_shape, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        torch.func.functional_call(inner, shapes, (clip,))
+        torch.func.functional_call(inner, shapes, (sample,))
     return counter.get_total_flops()
 
 

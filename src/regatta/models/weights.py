@@ -38,6 +38,7 @@ from regatta.models.spec import (
     clean_key,
     make_spec,
     seeded_build,
+    starts_at_random,
     unwrap,
 )
 
@@ -63,7 +64,7 @@ def load_checkpoint(
             the architecture or normalisation differs, or the file is damaged or no safetensors.
         EnvironmentFault: the hub cannot be reached and the cache does not hold it.
     """
-    if checkpoint == "none":
+    if starts_at_random(spec, checkpoint):
         return KeyReport(source="none")
     if checkpoint == "default":
         checkpoint = check_default_checkpoint(spec)
@@ -111,7 +112,8 @@ def save_model(
             name = name.replace(ours, written)
         state[name] = tensor.detach().to("cpu").contiguous()
     write_bytes(folder / SINGLE_FILE, to_safetensors(state, metadata={"format": "pt"}))
-    write_json(folder / PROCESSOR_FILE, _processor(spec))
+    if spec.kind != "signal":
+        write_json(folder / PROCESSOR_FILE, _processor(spec))
     write_json(folder / "config.json", _config(inner, spec, classes, extra))
 
 
@@ -358,6 +360,7 @@ def _config(
             "mean": list(spec.mean),
             "std": list(spec.std),
             "resize": spec.resize,
+            "window": spec.window,
             "extra": extra or {},
         },
     }
@@ -366,7 +369,10 @@ def _config(
 def _saved_spec(config: dict[str, Any], folder: Path) -> ModelSpec:
     saved: Any = config.get("regatta")
     try:
-        spec = make_spec(saved["name"], saved["size"], saved["options"], where=folder)
+        window = tuple(saved["window"]) if saved.get("window") else None
+        spec = make_spec(
+            saved["name"], saved["size"], saved["options"], window=window, where=folder
+        )
         return with_changes(
             spec,
             mean=tuple(float(value) for value in saved["mean"]),

@@ -2,9 +2,10 @@
 
 runs/<study>/
   study.yaml  manifest.parquet  data.json  motion.json  prepare.json  lease.json
+  windows.safetensors  features/
   supervisor.log  prepare.log  judge-N.log  compare.log  report.log
   runs/<run-id>/  run.json  inputs.json  status.json  metrics.jsonl  log.txt
-                  weights.json  training_results.json
+                  weights.json  label_indices.csv  training_results.json
                   checkpoints/  model/  predictions/<protocol-id>/
   results/  report/
 """
@@ -74,6 +75,11 @@ class RunFolder:
         return self.path / "weights.json"
 
     @property
+    def label_indices(self) -> Path:
+        """The training samples that `train.label_fraction` left, when it is below 1."""
+        return self.path / "label_indices.csv"
+
+    @property
     def training_results(self) -> Path:
         """Written last by training: its presence means that `model/` is complete."""
         return self.path / "training_results.json"
@@ -104,6 +110,16 @@ class StudyFolder:
     @property
     def manifest(self) -> Path:
         return self.path / "manifest.parquet"
+
+    @property
+    def windows(self) -> Path:
+        """Signals of all windows, where the source gives signals."""
+        return self.path / "windows.safetensors"
+
+    @property
+    def features(self) -> Path:
+        """Features of frozen encoders, computed once for all runs."""
+        return self.path / "features"
 
     @property
     def data_json(self) -> Path:

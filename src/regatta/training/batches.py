@@ -1,4 +1,4 @@
-"""What the trainer asks of a loader; `regatta.data.loader.ClipLoader` obeys it, others may too."""
+"""What the trainer asks of a loader; `ClipLoader` and `WindowLoader` of regatta.data obey it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Protocol
 import torch
 
 
-class ClipBatch(Protocol):
+class Batch(Protocol):
     """One micro-batch of one rank. It may have no rows: the last one, on a rank that got none."""
 
     @property
-    def videos(self) -> torch.Tensor:
-        """uint8 [B,T,3,S,S]."""
+    def inputs(self) -> torch.Tensor:
+        """[B, ...]: clips uint8 [B,T,3,S,S], signals float32 [B,C,L], or features float32 [B,P,d],
+        on any device."""
         ...
 
     @property
@@ -33,15 +34,13 @@ class BatchSource(Protocol):
         """Micro-batches of one epoch, the same on every rank."""
         ...
 
-    def batches(self, epoch: int, *, start: int = 0) -> Iterator[ClipBatch]:
+    def batches(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """The micro-batches of `epoch` (from 0) without the first `start`."""
         ...
 
 
 @contextmanager
-def open_batches(
-    source: BatchSource, epoch: int, *, start: int = 0
-) -> Iterator[Iterator[ClipBatch]]:
+def open_batches(source: BatchSource, epoch: int, *, start: int = 0) -> Iterator[Iterator[Batch]]:
     """An epoch's micro-batches whose decoding threads end with the block, also on an error."""
     batches = source.batches(epoch, start=start)
     try:

@@ -53,10 +53,12 @@ def number_as_text(value: float) -> float | str:
 
 @contextmanager
 def named_out_of_memory(
-    *, batch_size: int, accumulate: int, frames: int, image_size: int, device: torch.device
+    *, batch_size: int, accumulate: int, of: str, device: torch.device
 ) -> Iterator[None]:
     """Turn a failed allocation into an error that names the sizes. The batch is never changed here.
 
+    Args:
+        of: one sample in words.
     Raises:
         OutOfMemoryError: the device, or the host of a CPU run, had no memory left.
     """
@@ -66,8 +68,8 @@ def named_out_of_memory(
         if not _is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
-            f"out of memory on {device}: batch {batch_size} of {frames} frames at "
-            f"{image_size} x {image_size} pixels, peak {peak_memory_gib(device):.2f} GiB",
+            f"out of memory on {device}: batch {batch_size} of {of}, "
+            f"peak {peak_memory_gib(device):.2f} GiB",
             where=f"train.batch_size: {batch_size}",
             hint=_less_memory(batch_size, accumulate),
         ) from error

@@ -20,7 +20,7 @@ from regatta.training.precision import choose_precision, reproducible_math
 from regatta.training.progress import Progress
 from regatta.training.run import TrainingRun
 from regatta.training.schedule import count_steps
-from regatta.training.step import ClipPreparation, StepParts, gradient_hold
+from regatta.training.step import Preparation, StepParts, gradient_hold
 
 
 def train_run(
@@ -115,7 +115,7 @@ def build_parts(
         optimizer=build_adamw(groups, betas=train.betas, device=device),
         base_rates=[group["lr"] for group in groups],
         scaler=precision.new_scaler(),
-        preparation=ClipPreparation(device, precision, spec.mean, spec.std),
+        preparation=Preparation(device, precision, spec.mean, spec.std),
         ranks=ranks,
         label_smoothing=train.label_smoothing,
         clip_norm=train.clip_norm,

@@ -25,7 +25,7 @@ from regatta.models.weights import save_model
 from regatta.records.metrics_stream import append_metrics, read_metrics, rewind_metrics
 from regatta.records.run_folder import RunFolder
 from regatta.training import checkpoint, guards
-from regatta.training.batches import BatchSource, ClipBatch, open_batches
+from regatta.training.batches import Batch, BatchSource, open_batches
 from regatta.training.distributed import copy_first_buffers
 from regatta.training.optimizers import optimizer_record, restore_optimizer, set_learning_rates
 from regatta.training.progress import Progress
@@ -178,7 +178,7 @@ class TrainingRun:
                 torch.get_num_threads(),
             )
 
-    def _take_step(self, batches: Iterator[ClipBatch]) -> StepOutcome:
+    def _take_step(self, batches: Iterator[Batch]) -> StepOutcome:
         """One optimizer step with all that is counted, logged and reported about it."""
         state, train = self.state, self.train
         micro_batches = min(train.accumulate, len(self.train_loader) - state.position)
@@ -370,7 +370,6 @@ class TrainingRun:
         return guards.named_out_of_memory(
             batch_size=self.train.batch_size,
             accumulate=self.train.accumulate,
-            frames=self.spec.frames,
-            image_size=self.spec.image_size,
+            of=self.spec.input_words,
             device=self.parts.preparation.device,
         )

@@ -1,6 +1,6 @@
 """One optimizer step: accumulate, agree over ranks, unscale, weigh, clip, step.
 
-Shapes: B clips, T frames, S pixels, K classes. video_BTCHW, logits_BK.
+Shapes: B samples, K classes, logits_BK; inputs are as `batches.Batch` says.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from regatta.core.errors import DataError
 from regatta.data.transforms import normalise
-from regatta.training.batches import ClipBatch
+from regatta.training.batches import Batch
 from regatta.training.distributed import Ranks
 from regatta.training.precision import Precision
 
@@ -25,17 +25,22 @@ Verdict = Literal["applied", "scaler_backoff", "nonfinite"]
 
 
 @dataclass(frozen=True)
-class ClipPreparation:
-    """How uint8 clips become model input on the device."""
+class Preparation:
+    """How the inputs of a batch become model input on the run's device.
+
+    mean, std: of the colours of uint8 pictures; floats (signals, features) pass as they are.
+    """
 
     device: torch.device
     precision: Precision
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def videos(self, videos_BTCHW: torch.Tensor) -> torch.Tensor:
-        """uint8 on any device -> normalised floats on the run's device."""
-        on_device = videos_BTCHW.to(self.device, non_blocking=True)
+    def inputs(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Inputs on any device -> floats on the run's device."""
+        on_device = inputs.to(self.device, non_blocking=True)
+        if on_device.dtype != torch.uint8:
+            return on_device
         return normalise(on_device, self.mean, self.std, dtype=self.precision.dtype)
 
 
@@ -52,7 +57,7 @@ class StepParts:
     base_rates: list[float]
     """Learning rate of each parameter group before the schedule."""
     scaler: torch.amp.GradScaler
-    preparation: ClipPreparation
+    preparation: Preparation
     ranks: Ranks
     label_smoothing: float
     clip_norm: float | None
@@ -82,7 +87,7 @@ class StepOutcome:
 
 def take_step(
     parts: StepParts,
-    batches: Iterator[ClipBatch],
+    batches: Iterator[Batch],
     *,
     micro_batches: int,
     stop_asked: Callable[[], bool],
@@ -138,7 +143,7 @@ def gradient_hold(module: nn.Module) -> Callable[[], AbstractContextManager[obje
 
 
 def _accumulate_gradients(
-    parts: StepParts, batches: Iterator[ClipBatch], micro_batches: int
+    parts: StepParts, batches: Iterator[Batch], micro_batches: int
 ) -> tuple[float, list[str]]:
     """Gradients of (sum of losses / full_samples), this rank's loss sum, and its sample ids."""
     loss_sum = torch.zeros((), dtype=torch.float64, device=parts.preparation.device)
@@ -158,17 +163,17 @@ def _accumulate_gradients(
     return loss_sum.item(), sample_ids
 
 
-def _forward_loss(parts: StepParts, batch: ClipBatch) -> torch.Tensor:
+def _forward_loss(parts: StepParts, batch: Batch) -> torch.Tensor:
     """The summed loss of one micro-batch; zero, but with a graph, when it has no rows.
 
     DDP waits for a backward pass of every rank, so a rank without rows sends zeros.
     """
     prepare = parts.preparation
     empty = len(batch.labels) == 0
-    rows = batch.videos.new_zeros((1, *batch.videos.shape[1:])) if empty else batch.videos
-    video_BTCHW = prepare.videos(rows)
+    rows = batch.inputs.new_zeros((1, *batch.inputs.shape[1:])) if empty else batch.inputs
+    inputs = prepare.inputs(rows)
     with prepare.precision.autocast():
-        logits_BK = parts.module(video_BTCHW)
+        logits_BK = parts.module(inputs)
     if empty:
         return logits_BK.float().sum() * 0.0
     labels_B = batch.labels.to(prepare.device, non_blocking=True)

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional
 
 from regatta.core.errors import DataError, NonFiniteError
-from regatta.training.batches import BatchSource, ClipBatch, open_batches
+from regatta.training.batches import Batch, BatchSource, open_batches
 from regatta.training.distributed import Ranks
-from regatta.training.step import ClipPreparation
+from regatta.training.step import Preparation
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def validate(
     module: nn.Module,
     source: BatchSource,
     *,
-    preparation: ClipPreparation,
+    preparation: Preparation,
     ranks: Ranks,
     keep_going: Callable[[], bool],
 ) -> ValidationScore | None:
@@ -66,11 +66,11 @@ def validate(
 
 
 def _score_batch(
-    module: nn.Module, batch: ClipBatch, preparation: ClipPreparation
+    module: nn.Module, batch: Batch, preparation: Preparation
 ) -> tuple[float, int, list[str]]:
     """Summed loss, number of correct samples, and the samples whose scores are not finite."""
     with preparation.precision.autocast():
-        logits_BK = module(preparation.videos(batch.videos)).float()
+        logits_BK = module(preparation.inputs(batch.inputs)).float()
     labels_B = batch.labels.to(preparation.device)
     loss = functional.cross_entropy(logits_BK.double(), labels_B, reduction="sum")
     finite_B = torch.isfinite(logits_BK).all(dim=1).tolist()

@@ -8,9 +8,11 @@ from typing import Any
 from regatta.config.schema import Study
 from regatta.core.errors import DataError
 from regatta.core.files import write_json
+from regatta.core.registry import SOURCES
 from regatta.core.signals import StopFlag
 from regatta.data.manifest import Dropped, Manifest
 from regatta.data.scan import build_manifest
+from regatta.data.window_scan import build_windows
 from regatta.evaluation.protocols import check_protocol
 from regatta.records.run_folder import StudyFolder
 from regatta.worker.status_writer import StatusWriter
@@ -26,7 +28,27 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
     study = folder.study()
     needed_frames = check_entries(study)
     check_protocol(study)
-    manifest = build_manifest(
+    if SOURCES.listed[study.data.source].kind == "signal":
+        status.update({"phase": "scan"})
+        manifest, store = build_windows(study.data)
+        check_entries(study, window=store.window)
+        short = dict.fromkeys(needed_frames, 0)
+    else:
+        manifest, store = _scan_videos(folder, study, stop, status), None
+        manifest, short = _settle_short_clips(study, manifest, needed_frames)
+    check_splits(study, manifest)
+    check_begun_runs(folder, manifest)
+    if store is not None:
+        store.save(folder.windows)
+    manifest.save(folder.manifest)
+    write_json(folder.data_json, _data_facts(study, manifest, short))
+    status.end(state="done", phase="")
+
+
+def _scan_videos(
+    folder: StudyFolder, study: Study, stop: StopFlag, status: StatusWriter
+) -> Manifest:
+    return build_manifest(
         study.data,
         cache_folder=folder.path.parent / ".scan-cache",
         progress=lambda done, total, _file: status.update(
@@ -34,12 +56,6 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
         ),
         stop=lambda: stop.requested,
     )
-    manifest, short = _settle_short_clips(study, manifest, needed_frames)
-    check_splits(study, manifest)
-    check_begun_runs(folder, manifest)
-    manifest.save(folder.manifest)
-    write_json(folder.data_json, _data_facts(study, manifest, short))
-    status.end(state="done", phase="")
 
 
 def _settle_short_clips(

@@ -32,7 +32,7 @@ def clip_recipes(run_spec: RunSpec, model_spec: ModelSpec) -> dict[Stage, ClipRe
             frames,
             size,
             resize,
-            recipe.augment,
+            "none" if recipe.augment == "none" else "standard",
             recipe.flip,
             recipe.crop_scale_min,
             temporal if recipe.temporal_probability else None,

@@ -7,15 +7,17 @@ from regatta.core.errors import DataError
 from regatta.core.files import read_json
 from regatta.data.manifest import Manifest
 from regatta.models.hub import HUB_ID, checkpoint_folder
-from regatta.models.spec import check_default_checkpoint, make_spec
+from regatta.models.spec import check_default_checkpoint, make_spec, starts_at_random
 from regatta.records.run_folder import StudyFolder
 
 
-def check_entries(study: Study) -> dict[str, int]:
+def check_entries(study: Study, *, window: tuple[int, int] | None = None) -> dict[str, int]:
     """Entry -> frames of its clips; every option and checkpoint name is checked on the way.
 
     A hub id is not asked for here: that may take a network, and its run says so.
 
+    Args:
+        window: (channels, samples) of the data, once it is known.
     Raises:
         ConfigError: a wrong option, or no published checkpoint for this size.
         WeightsError: a checkpoint that is neither a folder nor a hub id.
@@ -23,10 +25,12 @@ def check_entries(study: Study) -> dict[str, int]:
     frames = {}
     for entry in study.entries:
         where = f"entries.{entry.name}"
-        spec = make_spec(entry.model, entry.size, entry.options, where=where)
-        if entry.checkpoint == "default":
+        spec = make_spec(entry.model, entry.size, entry.options, window=window, where=where)
+        if starts_at_random(spec, entry.checkpoint):
+            pass
+        elif entry.checkpoint == "default":
             check_default_checkpoint(spec, where=where)
-        elif entry.checkpoint != "none" and not HUB_ID.fullmatch(entry.checkpoint):
+        elif not HUB_ID.fullmatch(entry.checkpoint):
             checkpoint_folder(entry.checkpoint)
         frames[entry.name] = spec.frames
     return frames

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from regatta.config.expand import RunSpec
@@ -18,8 +20,10 @@ from regatta.models.weights import load_checkpoint
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.training.distributed import Ranks, process_group
 from regatta.training.loop import train_run
+from regatta.worker.run_data import RunData, load_run_data
 from regatta.worker.sharing import clip_recipes, open_sharing
 from regatta.worker.status_writer import StatusWriter
+from regatta.worker.train_windows import train_on_windows
 
 
 def train(
@@ -34,10 +38,10 @@ def train(
     if run_id not in spec_of:
         raise RecordError(f"this study has no run '{run_id}'", where=folder.study_yaml)
     run_spec, run = spec_of[run_id]
-    manifest = Manifest.load(folder.manifest)
-    _check_same_data(run, manifest)
+    data = load_run_data(folder, run_spec)
+    _check_same_data(run, data.manifest)
     with process_group(run_spec.train.parallel, device) as ranks:
-        results = _train(folder, run_spec, run, manifest, ranks, stop, status)
+        results = _train(folder, run_spec, run, data, ranks, stop, status)
     status.end(
         state="queued",
         phase="judge",
@@ -51,38 +55,41 @@ def _train(
     folder: StudyFolder,
     run_spec: RunSpec,
     run: RunFolder,
-    manifest: Manifest,
+    data: RunData,
     ranks: Ranks,
     stop: StopFlag,
     status: StatusWriter,
 ) -> dict:
-    entry, study = run_spec.entry, folder.study()
-    model_spec = resolve_model(entry, len(manifest.classes), seed=run_spec.seed)
+    entry, study, manifest = run_spec.entry, folder.study(), data.manifest
+    model_spec = resolve_model(entry, len(manifest.classes), seed=run_spec.seed, window=data.window)
     module = model_spec.build(len(manifest.classes))
     keys = load_checkpoint(module, model_spec, entry.checkpoint, classes=manifest.classes)
     if ranks.is_first:
         print(f"{run_spec.label}: {keys}", flush=True)
         write_json(run.weights, keys.to_dict())
+    training = partial(
+        train_run,
+        spec=model_spec,
+        train=run_spec.train,
+        folder=run,
+        device=ranks.device,
+        seed=run_spec.seed,
+        classes=manifest.classes,
+        stop=stop,
+        report=status.update,
+        ranks=ranks,
+    )
+    if data.store is not None:
+        return train_on_windows(
+            folder, run_spec, run, data, data.store, module, model_spec, training, ranks
+        )
     recipes = clip_recipes(run_spec, model_spec)
     with open_sharing(folder, study, run_spec, run, recipes, manifest, ranks) as sharing:
         loaders = [
             _loader(stage, study, run_spec, recipe, manifest, ranks, sharing)
             for stage, recipe in recipes.items()
         ]
-        return train_run(
-            module=module,
-            spec=model_spec,
-            train=run_spec.train,
-            train_loader=loaders[0],
-            validation=loaders[1],
-            folder=run,
-            device=ranks.device,
-            seed=run_spec.seed,
-            classes=manifest.classes,
-            stop=stop,
-            report=status.update,
-            ranks=ranks,
-        )
+        return training(module=module, train_loader=loaders[0], validation=loaders[1])
 
 
 def _loader(
