@@ -62,7 +62,7 @@ def _without_damage(
 ) -> tuple[list[int], list[Dropped]]:
     """Rows that can be used, and the others; DataError for those under `damaged: fail`."""
     finite = np.isfinite(listing.signals).all(axis=(1, 2))
-    still = np.ptp(listing.signals, axis=2) == 0
+    still: np.ndarray = np.ptp(listing.signals, axis=2) == 0
     damaged = []
     for number, row in enumerate(listing.rows):
         if not finite[number]:
