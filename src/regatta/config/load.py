@@ -86,7 +86,50 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
 
 
 def read_study(path: Path) -> dict[str, Any]:
-    """The mapping that a study file holds, not validated but with a name; ConfigError."""
+    """The mapping that a study file holds, not validated but with a name; ConfigError.
+
+    A file that begins with `extends: other.yaml` is what that file says with its own keys on top.
+    """
+    content = _read_extended(path, ())
+    content.setdefault("name", path.stem.lower())
+    return content
+
+
+def _read_extended(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    content = _read_mapping(path)
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise ConfigError("extends names one other study file", where=path)
+    chain = (*below, path.resolve())
+    base_path = (path.parent / base).resolve()
+    if base_path in chain:
+        names = " -> ".join(file.name for file in (*chain, base_path))
+        raise ConfigError(f"study files extend each other in a circle: {names}", where=path)
+    found = _read_extended(base_path, chain)
+    # A name is the folder of the runs: two studies must not share one by not saying.
+    found.pop("name", None)
+    return _on_top(found, content, where=path)
+
+
+def _on_top(base: dict[str, Any], own: dict[str, Any], *, where: Path) -> dict[str, Any]:
+    """`base` with the keys of `own`: sections are joined, everything else is replaced; a mapping of
+    entries changes those of the base by name."""
+    merged = dict(base)
+    for key, value in own.items():
+        if key == "entries" and isinstance(value, dict):
+            for name, changes in value.items():
+                entry = entry_by_name(merged, str(name), where=where)
+                entry.update(_on_top(entry, changes or {}, where=where))
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _on_top(merged[key], value, where=where)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(
             "there is no such study file",
@@ -100,7 +143,6 @@ def read_study(path: Path) -> dict[str, Any]:
         raise ConfigError(
             "a study file is a mapping with the keys name, data, entries ...", where=path
         )
-    content.setdefault("name", path.stem.lower())
     return content
 
 

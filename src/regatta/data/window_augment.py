@@ -12,7 +12,7 @@ import torch
 
 from regatta.config.options import typed_options
 from regatta.core.errors import ConfigError
-from regatta.data.windows import Triple
+from regatta.data.window_listing import Triple
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from regatta.core.errors import DataError
 from regatta.core.registry import SOURCES
 from regatta.data.manifest import Dropped, Manifest, Sample
 from regatta.data.window_splits import split_windows
-from regatta.data.windows import WindowListing, WindowRow, WindowStore
+from regatta.data.window_listing import WindowListing, WindowRow
+from regatta.data.windows import WindowStore
 
 _FROM_SECTION = ("root", "split", "seed")
 

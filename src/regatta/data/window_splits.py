@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from regatta.config.schema import DataSection
 from regatta.data.manifest import Dropped, Sample
 from regatta.data.splits import carve_validation
-from regatta.data.windows import WindowRow
+from regatta.data.window_listing import WindowRow
 
 
 def split_windows(

@@ -1,4 +1,4 @@
-"""Windows of signals: what a source of signals gives, and the file that holds them for all runs.
+"""The file that holds the windows of signals of a study, for all its runs.
 
 Shapes: N windows, C channels, L samples of a window, F hand-made features.
 """
@@ -7,60 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from regatta.core.errors import RecordError
 from regatta.core.files import atomic_path
-from regatta.data.manifest import Dropped, Sample, SplitName
-
-Triple = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class WindowRow:
-    """What a source says about one window; row i belongs to `WindowListing.signals[i]`."""
-
-    sample_id: str
-    """Unique, and the same on every machine."""
-    label_name: str
-    path: Path
-    """File that the window comes from."""
-    recording: str
-    """Windows of one recording follow one another in time, and may overlap."""
-    start: int
-    """First sample of the window in its recording."""
-    subject: str = ""
-    """Empty = unknown; either all windows of a source have one or none has."""
-    split: SplitName = ""
-    """Empty = the source does not say."""
-
-
-@dataclass(frozen=True)
-class WindowListing:
-    """What a source of signals read.
-
-    signals: float32 [N, C, L] in physical units; NaN and infinity are left for the scan to refuse.
-    classes: names in the order of their labels. triples: channels x, y, z of one sensor, which turn
-    together. features: float32 [N, F], hand-made, where the files hold some.
-    """
-
-    signals: np.ndarray
-    rows: list[WindowRow]
-    channels: tuple[str, ...]
-    rate_hz: float
-    classes: list[str]
-    triples: tuple[Triple, ...] = ()
-    features: np.ndarray | None = None
-    dropped: list[Dropped] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
+from regatta.data.manifest import Sample
+from regatta.data.window_listing import Triple
 
 @dataclass(frozen=True)
 class WindowStore:

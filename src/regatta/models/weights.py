@@ -379,7 +379,7 @@ def _saved_spec(config: dict[str, Any], folder: Path) -> ModelSpec:
             std=tuple(float(value) for value in saved["std"]),
             resize="squash" if saved["resize"] == "squash" else "crop",
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             "this folder was not written by Regatta",
             where=folder / "config.json",

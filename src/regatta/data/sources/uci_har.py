@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from regatta.core.registry import SOURCES
-from regatta.data.windows import WindowListing, WindowRow
+from regatta.data.window_listing import WindowListing, WindowRow
 
 SENSORS = ("body_acc", "body_gyro", "total_acc")
 CHANNELS = tuple(f"{sensor}_{axis}" for sensor in SENSORS for axis in "xyz")
