@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Test files side by side, each in one process; whole-study files first, see tests/conftest.py.
+TEST_PROCESSES ?= 2
 
 .PHONY: demo test check install clean
 
@@ -10,7 +12,7 @@ demo: install
 	$(BIN)/regatta demo
 
 test: check
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .

@@ -41,7 +41,7 @@ from regatta.data.transforms import normalise
 from regatta.evaluation.judge import judge_parts
 from regatta.evaluation.predict import JudgedEntry
 from regatta.models.spec import ModelSpec, count_flops, resolve_model
-from regatta.training.step import training_loss_sum
+from regatta.training.loss import training_loss_sum
 
 CLASSES = 400
 PUBLISHED_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}

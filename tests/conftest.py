@@ -21,3 +21,10 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is not beside this checkout ({folder})")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that run whole studies come first: run last, one of them would keep a process busy
+    while the other has nothing left to do."""
+    root = Path(__file__).resolve().parent
+    items.sort(key=lambda item: item.path.parent != root)

@@ -326,20 +326,24 @@ def _write_judging(
 
 def _write_training(run: RunFolder, spec: RunSpec, samples: JudgedSamples) -> None:
     steps_per_epoch = 25
-    history = []
+    history: dict[str, list[Any]] = {}
     for epoch in range(1, spec.train.epochs + 1):
         loss, accuracy = 1.4 / epoch, 1 - 0.6 / epoch
         lr = spec.train.lr * (1 - epoch / (spec.train.epochs + 1))
-        history.append(
-            {
-                "epoch": epoch,
-                "train_loss": loss,
-                "val_loss": loss + 0.1,
-                "val_accuracy": accuracy,
-                "lr": lr,
-                "seconds": 3.0,
-            }
-        )
+        record = {
+            "epoch": epoch,
+            "step": epoch * steps_per_epoch,
+            "train_loss": loss,
+            "train_acc": accuracy,
+            "val_loss": loss + 0.1,
+            "val_acc": accuracy,
+            "val_balanced_accuracy": accuracy,
+            "val_macro_f1": accuracy,
+            "learning_rates": lr,
+            "epoch_times": 3.0,
+        }
+        for key, value in record.items():
+            history.setdefault(key, []).append(value)
         step = epoch * steps_per_epoch
         common = {"step": step, "epoch": epoch, "seconds": 3.0 * epoch}
         train = {"split": "train", "loss": loss, "lr": lr, "samples_per_second": 60.0}
@@ -351,9 +355,9 @@ def _write_training(run: RunFolder, spec: RunSpec, samples: JudgedSamples) -> No
     write_json(
         run.training_results,
         {
-            "history": history,
+            "history": history or {"epoch": []},
             "best_epoch": spec.train.epochs,
-            "best_val_accuracy": history[-1]["val_accuracy"] if history else None,
+            "best_val_accuracy": history["val_acc"][-1] if history else None,
             "steps": steps,
             "samples_seen": steps * spec.train.batch_size,
             "skipped_steps": 0,

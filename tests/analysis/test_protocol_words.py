@@ -57,6 +57,22 @@ def test_conditions_of_another_package_are_named_and_not_guessed(name: str) -> N
     assert text == f"Clips were planned by the protocol {name}."
 
 
+def test_windows_of_signals_are_never_called_clips() -> None:
+    plain = protocol_words(ProtocolSection(name="plain"), [Condition("plain")], signals=True)
+    assert plain == "Each window was judged once, as it was recorded."
+    cells = [("clean", 0), ("noise", 0.05), ("noise", 0.5), ("rate", 12.5), ("offset", 8)]
+    conditions = [Condition(f"{p}-{x}", {"perturbation": p, "level": x}) for p, x in cells]
+    section = ProtocolSection(name="sensor-robustness")
+    text = protocol_words(section, conditions, signals=True)
+    assert "noise of sd 0.05 and 0.5 times" in text
+    assert "lowered to 12.5 Hz" in text
+    assert "begun 8 samples later" in text
+    assert "clip" not in text
+    assert "turned" not in text
+    other = protocol_words(ProtocolSection(name="theirs"), conditions, signals=True)
+    assert other == "Windows were shown by the protocol theirs."
+
+
 def test_methods_of_contrasts_state_family_correction_and_rule() -> None:
     section = {"correction": "holm", "family_size": 12, "rule": "a rule"}
     text = contrast_methods(section)

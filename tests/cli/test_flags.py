@@ -209,8 +209,8 @@ WRONG = {
     "no study": ({"name": "new", "models": "all"}, "no study 'new' yet"),
     "size": ({"models": "all", "data": "rotors", "size": "huge"}, "'tiny', 'small' or 'base'"),
     "parallel": (
-        {"models": "all", "data": "rotors", "keys": {"train.parallel": "dp"}},
-        "'none' or 'ddp'",
+        {"models": "all", "data": "rotors", "keys": {"train.parallel": "dpp"}},
+        "'none', 'ddp', 'fsdp' or 'dp'",
     ),
     "seed": ({"models": "all", "data": "rotors", "seeds": ["x"]}, "a whole number, got 'x'"),
     "name": ({"models": "all", "data": "rotors", "name": "../out"}, "a letter or digit first"),

@@ -31,7 +31,8 @@ def test_every_verb_has_help(tmp_path: Path):
     top = regatta("--help", cwd=tmp_path)
     assert top.returncode == 0
     names = (
-        "run train evaluate compare report export status watch stop init check ls data doctor demo"
+        "run train evaluate compare report profile export status watch stop init check ls data "
+        "doctor demo"
     )
     verbs = list(names.split())
     assert [verb for verb in verbs if verb not in top.stdout] == []
@@ -70,6 +71,28 @@ def test_init_never_replaces_a_file_unasked(tmp_path: Path):
     assert child.returncode == 2
     assert "--force" in child.stderr
     assert (tmp_path / "race.yaml").read_text() == "mine"
+
+
+def test_init_offers_a_study_of_signals_that_loads_and_names_the_templates(tmp_path: Path):
+    assert regatta("init", "steps.yaml", "--for", "sensor", cwd=tmp_path).returncode == 0
+    study = load_study(tmp_path / "steps.yaml")
+    assert (study.name, study.data.source, study.train.batch_size) == ("steps", "uci-har", 32)
+    wrong = regatta("init", "other.yaml", "--for", "sensr", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert "did you mean 'sensor'" in wrong.stderr
+    assert not (tmp_path / "other.yaml").exists()
+
+
+def test_ls_tells_kinds_and_hides_what_the_data_fill(tmp_path: Path):
+    listed = json.loads(regatta("ls", "--json", cwd=tmp_path).stdout)
+    kinds = {row["name"]: row["kind"] for rows in listed.values() for row in rows}
+    assert (kinds["cnn1d"], kinds["uci-har"]) == ("signal", "signal")
+    assert (kinds["vivit"], kinds["ucf101"]) == ("video", "video")
+    options = {name for row in listed["models"] for name in row["options"]}
+    assert not options & {"channels", "length", "size"}
+    assert "dropout" in options
+    text = regatta("ls", "models", cwd=tmp_path).stdout
+    assert re.search(r"^  cnn1d +signal ", text, re.MULTILINE)
 
 
 def test_ls_lists_names_summaries_and_options_as_json(tmp_path: Path):
@@ -133,5 +156,6 @@ def test_doctor_names_state_and_cure(tmp_path: Path):
     assert findings["torch"]["state"] == "good"
     assert findings["transformers"]["state"] == "good"
     assert findings["torchvision"]["state"] == "good"
+    assert findings["trackers"]["state"] in ("good", "note")
     assert child.returncode == 0
     assert all(f["cure"] for f in findings.values() if f["state"] == "bad")

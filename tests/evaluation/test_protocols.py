@@ -179,6 +179,8 @@ def test_protocols_are_listed_with_options_without_importing_them():
         "matched frames pad",
         "multi-view views stride pad average",
         "plain",
+        "sensor-robustness noise rotation_degrees gain missing missing_channels missing_sensors "
+        "block_percent rates_hz offset_samples perturbation_seed",
         "sliding windows coverage stride",
         "span coverage frames pad",
         "temporal-grid coverage stride placement placement_seed pad",

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
 from regatta.core.errors import DataError
-from regatta.metrics.calibration import brier, ece
+from regatta.metrics.calibration import brier, ece, reliability
 from regatta.metrics.classification import softmax
 
 
@@ -37,6 +38,25 @@ def test_ece_of_one_confidence_is_its_gap_to_accuracy() -> None:
     probabilities = np.tile([0.8, 0.2], (10, 1))
     labels = [0] * 5 + [1] * 5
     assert ece(probabilities, labels) == pytest.approx(0.3)
+
+
+def test_reliability_equals_scikit_learn_bin_by_bin() -> None:
+    probabilities, labels = draw(3)
+    right = probabilities.argmax(axis=1) == labels
+    accuracy, confidence = calibration_curve(right, probabilities.max(axis=1), n_bins=15)
+    ours = reliability(probabilities, labels)
+    filled = ours[2] > 0
+    assert ours[0][filled] == pytest.approx(confidence)
+    assert ours[1][filled] == pytest.approx(accuracy)
+    assert ours[2].sum() == len(labels)
+    assert np.isnan(ours[0][~filled]).all()
+
+
+def test_ece_is_the_weighted_gap_of_the_reliability_bins() -> None:
+    probabilities, labels = draw(4)
+    confidence, accuracy, samples = reliability(probabilities, labels, bins=7)
+    gaps = np.nansum(samples * np.abs(accuracy - confidence)) / len(labels)
+    assert ece(probabilities, labels, bins=7) == pytest.approx(gaps)
 
 
 def test_ece_weighs_bins_by_their_samples() -> None:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from regatta.core.errors import ConfigError, WeightsError
-from regatta.models.spec import enable_gradient_checkpointing, parameter_groups
+from regatta.models.parameters import parameter_groups
+from regatta.models.spec import enable_gradient_checkpointing
 from regatta.models.weights import load_checkpoint, load_model, save_model
 from tests.models.cnn_reference import shake
 

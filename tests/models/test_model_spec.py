@@ -15,12 +15,12 @@ from torch import nn
 from regatta.config.schema import EntrySection
 from regatta.core.errors import ConfigError, RunError, UnknownNameError
 from regatta.core.registry import MODELS
+from regatta.models.parameters import parameter_groups
 from regatta.models.spec import (
     count_flops,
     count_parameters,
     enable_gradient_checkpointing,
     make_spec,
-    parameter_groups,
     resolve_model,
 )
 

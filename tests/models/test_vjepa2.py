@@ -17,11 +17,11 @@ from transformers import VJEPA2Config, VJEPA2ForVideoClassification, VJEPA2Model
 from regatta.config.schema import EntrySection
 from regatta.core.errors import ConfigError, RunError, WeightsError
 from regatta.models.hub import HUB_ID
+from regatta.models.parameters import parameter_groups
 from regatta.models.spec import (
     count_parameters,
     enable_gradient_checkpointing,
     make_spec,
-    parameter_groups,
     resolve_model,
 )
 from regatta.models.weights import load_checkpoint, load_model, save_model

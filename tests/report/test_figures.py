@@ -25,12 +25,9 @@ from regatta.report.bars import (
 from regatta.report.curves import (
     EntryGrid,
     FrameCurve,
-    TrainingCurve,
     accuracy_vs_coverage,
     accuracy_vs_distinct_frames,
     comparison_accuracy_vs_coverage,
-    thin_series,
-    training_curves,
 )
 from regatta.report.heatmaps import (
     CellMarks,
@@ -43,6 +40,7 @@ from regatta.report.heatmaps import (
     no_marks,
 )
 from regatta.report.style import common_scale, figure_style, render
+from regatta.report.training_plots import TrainingCurve, thin_series, training_history
 from tests.report.reading import (
     drawn_axes,
     overlapping_texts,
@@ -95,7 +93,8 @@ def curve(position: int, points: int) -> TrainingCurve:
         (x, np.exp(-x) + 1),
         none,
         (x, 20 * x),
-        (x, 1e-5 * x),
+        (x, 1e-5 * x + 1e-8),
+        (x, 10.0 ** (3 - x)),
     )
 
 
@@ -182,8 +181,8 @@ FIGURES: dict[str, Callable[[], Figure | None]] = {
     "curves, one stride": lambda: comparison_accuracy_vs_coverage(
         [grid(n, axes=GridAxes((50, 100), (4,))) for n in range(2)], axes=GridAxes((50, 100), (4,))
     ),
-    "training, 1 epoch": lambda: training_curves([curve(0, 1)]),
-    "training, 8 long": lambda: training_curves([curve(n, 5000) for n in range(8)]),
+    "training, 1 epoch": lambda: training_history([curve(0, 1)]),
+    "training, 8 long": lambda: training_history([curve(n, 5000) for n in range(8)]),
     "confusion, 2": lambda: confusion_figure("x", np.array([[5, 1], [0, 0]]), ["left", "right"]),
     "confusion, 8": lambda: confusion_figure(LONG, np.eye(8, dtype=int), CLASSES_101[:8]),
     "confusion, 24": lambda: confusion_figure(LONG, np.eye(24, dtype=int) * 9, CLASSES_101[:24]),

@@ -56,7 +56,7 @@ def material(rows: list[dict[str, Any]], *, sentence: str = "x") -> Material:
         },
     }
     positions = {name: place for place, name in enumerate(entries)}
-    return Material(StudyFolder(Path("demo")), comparison, positions, [], [], {})
+    return Material(StudyFolder(Path("demo")), comparison, positions, [], [])
 
 
 def full_grid(model: str = "vivit", **values: Any) -> list[dict[str, Any]]:

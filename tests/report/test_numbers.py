@@ -43,6 +43,8 @@ def test_a_chance_is_certain_only_when_every_replicate_agrees(share: float, text
     ("seconds", "text"),
     [
         (0.0, "0 s"),
+        (0.00593, "5.93 ms"),
+        (0.1, "0.1 s"),
         (45.04, "45 s"),
         (119, "119 s"),
         (120, "2 min"),

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from regatta.report.curves import TrainingCurve
 from regatta.report.training import training_curve
+from regatta.report.training_plots import TrainingCurve
 
 
 def curve(*records: dict[str, Any]) -> TrainingCurve:
-    return training_curve(list(records), entry="vivit", position=2, seed=3)
+    return training_curve(list(records), {}, entry="vivit", position=2, seed=3)
 
 
 def train(step: int, **values: Any) -> dict[str, Any]:
@@ -57,3 +57,30 @@ def test_an_empty_record_gives_an_empty_curve() -> None:
     assert found.is_empty()
     assert all(x.shape == y.shape == (0,) for x, y in found.series())
     assert isinstance(found.lr[0], np.ndarray)
+
+
+def history(**columns: Any) -> TrainingCurve:
+    records = [train(5, loss=9.0, lr=0.1), train(10, loss=9.0, lr=0.05), validation(1)]
+    return training_curve(records, {"history": columns}, entry="vivit", position=2, seed=3)
+
+
+def test_whole_epochs_of_the_results_stand_for_the_steps() -> None:
+    found = history(
+        epoch=[1, 2], train_loss=[0.8, 0.4], val_acc=[0.5, 0.75], epoch_times=[9.0, 2.0]
+    )
+    assert found.train_loss[0].tolist() == [1.0, 2.0]
+    assert found.train_loss[1].tolist() == [0.8, 0.4]
+    assert found.validation_accuracy[1].tolist() == [50.0, 75.0]
+    assert found.epoch_seconds[1].tolist() == [9.0, 2.0]
+
+
+def test_the_learning_rate_is_that_of_every_step_though_epochs_are_known() -> None:
+    found = history(epoch=[1], learning_rates=[0.05])
+    assert found.lr[0].tolist() == [5 / 20, 10 / 20]
+    assert found.lr[1].tolist() == [0.1, 0.05]
+
+
+def test_an_epoch_without_a_value_leaves_no_point() -> None:
+    found = history(epoch=[1, 2, 3], train_acc=[None, 0.5, float("nan")])
+    assert found.train_accuracy[0].tolist() == [2.0]
+    assert found.train_accuracy[1].tolist() == [50.0]

@@ -1,6 +1,6 @@
 """Kill a small run wherever it can die, let it resume, and print what came out as JSON.
 
-python -m tests.training.kill_everywhere FOLDER steps|writes|terms
+python -m tests.training.kill_everywhere FOLDER steps|mixed|writes|terms
 
 Children are forked from one process that has torch loaded but has computed nothing, so that each
 death costs milliseconds. What dies is a real process, by a real SIGKILL that it sends to itself.
@@ -26,7 +26,7 @@ from regatta.training import checkpoint
 from regatta.training.loop import train_run
 from tests.training.tiny_training import outcome, tiny_clips, tiny_run
 
-RECIPE: dict[str, int] = {
+RECIPE: dict[str, Any] = {
     "epochs": 2,
     "batch_size": 4,
     "accumulate": 2,
@@ -168,8 +168,15 @@ def faults_at_save(path: Path) -> Iterator[Callable[[Path], None]]:
 
 def main(root: Path, mode: str) -> None:
     torch.set_num_threads(1)
+    if mode == "mixed":
+        RECIPE.update(optimizer="sgd", ema=0.9, mixup=0.4, cutmix=1.0, label_smoothing=0.1)
+    modes = {
+        "steps": faults_at_steps,
+        "mixed": faults_at_steps,
+        "writes": faults_at_writes,
+        "terms": faults_at_save,
+    }
     in_child(lambda: train(root / "reference"))
-    modes = {"steps": faults_at_steps, "writes": faults_at_writes, "terms": faults_at_save}
     faults = modes[mode](root / "counted")
     report = [
         kill_and_resume(root / f"fault-{number}", work) for number, work in enumerate(faults, 1)

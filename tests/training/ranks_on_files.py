@@ -94,6 +94,7 @@ def train_on_files(root: Path, path: Path, *, batch_size: int, ranks: Ranks = ON
     score = validate(
         tiny_net(seed=3, dropout=0.0),
         validation,
+        num_classes=3,
         preparation=preparation,
         ranks=ranks,
         keep_going=lambda: True,
@@ -101,7 +102,9 @@ def train_on_files(root: Path, path: Path, *, batch_size: int, ranks: Ranks = ON
     run = tiny_run(path, epochs=EPOCHS, batch_size=batch_size)
     run |= {"module": tiny_net(dropout=0.0), "train_loader": train, "validation": validation}
     train_run(**{**run, "ranks": ranks})
-    return {"seen": train.seen, "score": asdict(score) if score else None}
+    scores = asdict(score) if score else {}
+    numbers = {key: value for key, value in scores.items() if isinstance(value, (int, float))}
+    return {"seen": train.seen, "score": numbers}
 
 
 @contextmanager

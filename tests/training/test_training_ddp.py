@@ -177,7 +177,7 @@ def test_processes_on_video_files_learn_what_one_learns_to_1e_5(
     one, many = outcome(tmp_path), outcome(files / f"world-{world}")
     for first, second in zip(one["history"], many["history"], strict=True):
         assert second == pytest.approx(first, abs=1e-5)
-        assert second["val_accuracy"] == first["val_accuracy"]
+        assert second["val_acc"] == first["val_acc"]
     weights = [
         load_file(path / "model" / "model.safetensors")
         for path in (tmp_path, files / f"world-{world}")

@@ -41,8 +41,9 @@ def check_each_fault(report: dict[str, Any], *, ended: int = -signal.SIGKILL) ->
 
 
 @pytest.mark.slow
-def test_killed_before_any_micro_batch_a_run_resumes_to_the_same_bits(tmp_path: Path):
-    report = kill_everywhere(tmp_path, "steps")
+@pytest.mark.parametrize("mode", ["steps", "mixed"])
+def test_killed_before_any_micro_batch_a_run_resumes_to_the_same_bits(tmp_path: Path, mode: str):
+    report = kill_everywhere(tmp_path, mode)
     assert len(report["faults"]) == 8
     check_each_fault(report)
 

@@ -17,7 +17,7 @@ from regatta.records.metrics_stream import read_metrics
 from regatta.training.loop import train_run
 from regatta.training.progress import Progress
 from regatta.training.schedule import lr_factor
-from regatta.training.state import TrainerState
+from regatta.training.state import HISTORY_KEYS, SCORE_KEYS, TrainerState
 from tests.training.tiny_training import (
     TinyBatch,
     TinyClips,
@@ -36,9 +36,11 @@ def file_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def closed(state: TrainerState, accuracy: float, loss: float) -> bool:
     """Close an epoch with these scores and keep it if it is the best; whether it was."""
-    record = state.close_epoch(val_loss=loss, val_accuracy=accuracy)
-    better = state.is_better(record)
+    scores = dict.fromkeys(SCORE_KEYS.values(), accuracy)
+    record = state.close_epoch(val_loss=loss, **scores)
+    better = state.is_better(record, by="accuracy")
     state.best = record if better else state.best
+    state.count_gain(record, by="accuracy", least_points=0.0)
     return better
 
 
@@ -48,7 +50,7 @@ def test_training_learns_what_there_is_to_learn(tmp_path: Path):
         **tiny_run(tmp_path, train_loader=train_loader, validation=validation, epochs=5)
     )
     assert results["best_val_accuracy"] == 1.0
-    assert results["history"][-1]["train_loss"] < math.log(3) / 2
+    assert results["history"]["train_loss"][-1] < math.log(3) / 2
 
 
 def test_best_is_highest_accuracy_then_lowest_loss_then_earliest_epoch():
@@ -57,7 +59,8 @@ def test_best_is_highest_accuracy_then_lowest_loss_then_earliest_epoch():
     assert [closed(state, *score) for score in scores] == [True, True, True, False, False]
     assert state.best is not None
     assert state.best["epoch"] == 3
-    assert state.epochs_without_gain() == 2
+    # Equal accuracy is no gain for patience, though the lower loss makes the better weights.
+    assert state.epochs_without_gain() == 3
 
 
 def test_model_holds_the_weights_of_the_best_epoch_and_not_the_last(tmp_path: Path):
@@ -83,7 +86,7 @@ def test_early_stopping_ends_after_patience_epochs_without_gain(tmp_path: Path):
     # With nothing to learn and no rate to learn at, epoch 1 stays the best.
     results = train_run(**tiny_run(tmp_path, lr=1e-12, epochs=9, early_stopping_patience=2))
     assert results["stopped_early"] is True
-    assert len(results["history"]) == results["best_epoch"] + 2
+    assert results["history"]["epoch"] == [1, 2, 3]
 
 
 def test_zero_epochs_give_the_model_as_it_is(tmp_path: Path):
@@ -91,7 +94,8 @@ def test_zero_epochs_give_the_model_as_it_is(tmp_path: Path):
     results = train_run(**run)
     saved = file_weights(tmp_path)
     assert all(torch.equal(saved[name], value) for name, value in tiny_net().state_dict().items())
-    assert (results["history"], results["best_epoch"], results["steps"]) == ([], 0, 0)
+    assert results["history"] == {key: [] for key in HISTORY_KEYS}
+    assert (results["best_epoch"], results["steps"], results["temperature"]) == (0, 0, None)
     assert results["best_val_accuracy"] is None
 
 
@@ -121,7 +125,7 @@ def test_results_count_what_was_done(tmp_path: Path):
     assert results["config"]["accumulate"] == 4
     assert results["threads"] == torch.get_num_threads()
     assert results["torch"] == torch.__version__
-    assert results["train_seconds"] >= sum(epoch["seconds"] for epoch in results["history"])
+    assert results["train_seconds"] >= sum(results["history"]["epoch_times"])
     assert json.loads((tmp_path / "training_results.json").read_text()) == results
 
 
@@ -152,7 +156,7 @@ def test_validation_loss_and_accuracy_equal_a_plain_computation_without_smoothin
     correct = (logits.argmax(1) == clips.labels).sum().item()
     assert results["best_val_loss"] == pytest.approx(loss, rel=1e-6)
     assert results["best_val_accuracy"] == correct / 13
-    assert results["history"][0]["train_loss"] > loss
+    assert results["history"]["train_loss"][0] > loss
 
 
 def poisoned(batches: set[tuple[int, int]], **options: Any) -> TinyClips:
@@ -208,7 +212,7 @@ def test_nonfinite_skip_counts_the_step_and_leaves_no_trace_in_weights_or_statis
     assert all(torch.isfinite(value).all() for value in file_weights(tmp_path).values())
     batches_seen = {1: 6, 2: 11}[results["best_epoch"]]
     assert int(run["module"].norm.num_batches_tracked) == batches_seen
-    assert math.isfinite(results["history"][1]["train_loss"])
+    assert math.isfinite(results["history"]["train_loss"][1])
 
 
 def test_nonfinite_skip_ends_the_run_beyond_its_limit(tmp_path: Path):
@@ -278,8 +282,8 @@ def test_a_compiled_run_saves_plain_keys_and_learns_the_same(tmp_path: Path):
 
     plain, compiled = train("plain", compile=False), train("compiled", compile=True)
     assert file_weights(tmp_path / "compiled").keys() == file_weights(tmp_path / "plain").keys()
-    assert compiled["history"][0]["train_loss"] == pytest.approx(
-        plain["history"][0]["train_loss"], rel=1e-5
+    assert compiled["history"]["train_loss"][0] == pytest.approx(
+        plain["history"]["train_loss"][0], rel=1e-5
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+from regatta.config.schema import TrainSection
 from regatta.core.errors import ConfigError
 from regatta.training.loop import train_run
 from regatta.training.optimizers import (
-    build_adamw,
+    build_optimizer,
     optimizer_record,
     restore_optimizer,
     set_learning_rates,
@@ -48,11 +51,15 @@ def test_only_fp16_scales_its_loss():
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_arithmetic_switches_hold_inside_and_are_put_back(deterministic: bool):
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    memory: Any = torch.utils.deterministic
     with reproducible_math(CPU, deterministic=deterministic):
         assert torch.are_deterministic_algorithms_enabled() is deterministic
         assert torch.backends.cudnn.benchmark is not deterministic
         tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
         assert tf32 is not deterministic
+        # Memory that is written next anyway is not filled first.
+        assert memory.fill_uninitialized_memory is False
+    assert memory.fill_uninitialized_memory is True
     assert before == (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
 
 
@@ -61,13 +68,13 @@ def test_a_bf16_run_on_a_cpu_keeps_float32_weights(tmp_path):
     results = train_run(**run)
     assert results["precision"] == "bf16"
     assert {p.dtype for p in run["module"].parameters()} == {torch.float32}
-    assert results["history"][0]["train_loss"] == pytest.approx(1.1, abs=0.5)
+    assert results["history"]["train_loss"][0] == pytest.approx(1.1, abs=0.5)
 
 
 def test_optimizer_record_restores_every_moment_bit_for_bit():
-    def trained(module: torch.nn.Module) -> torch.optim.AdamW:
+    def trained(module: torch.nn.Module) -> torch.optim.Optimizer:
         groups = [{"params": list(module.parameters()), "lr": 0.1, "weight_decay": 0.0}]
-        return build_adamw(groups, betas=(0.9, 0.99), device=CPU)
+        return build_optimizer(groups, TrainSection(betas=(0.9, 0.99)), device=CPU)
 
     module, other = tiny_net(), tiny_net()
     optimizer, restored = trained(module), trained(other)
@@ -89,7 +96,7 @@ def test_groups_keep_their_ratio_under_the_schedule():
         {"params": [weight], "lr": rate, "weight_decay": 0.0}
         for weight, rate in zip(weights, (0.1, 1.0), strict=True)
     ]
-    optimizer = build_adamw(groups, betas=(0.9, 0.999), device=CPU)
+    optimizer = build_optimizer(groups, TrainSection(), device=CPU)
     set_learning_rates(optimizer, [0.1, 1.0], factor=0.25)
     set_learning_rates(optimizer, [0.1, 1.0], factor=0.5)
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.5]

@@ -120,5 +120,5 @@ def test_gradient_checkpointing_gives_the_same_training(tmp_path: Path, manifest
             epochs=1,
             gradient_checkpointing=switch,
         )
-        losses.append(train_run(**run)["history"][0]["train_loss"])
+        losses.append(train_run(**run)["history"]["train_loss"][0])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -17,7 +17,8 @@ from regatta.core.errors import DataError
 from regatta.data.transforms import normalise
 from regatta.training.distributed import ONE_PROCESS
 from regatta.training.loop import build_parts
-from regatta.training.step import StepOutcome, StepParts, take_step, training_loss_sum
+from regatta.training.loss import training_loss_sum
+from regatta.training.step import StepOutcome, StepParts, own_gradients, take_step
 from tests.training.tiny_training import TinyBatch, TinyNet, tiny_clips, tiny_net, tiny_spec
 
 CPU = torch.device("cpu")
@@ -172,6 +173,22 @@ def test_no_gradient_of_the_step_before_is_carried_on():
     fresh = tiny_net(dropout=0.0)
     step(parts_of(fresh), [batch_of(4, 8)])
     torch.testing.assert_close(gradients(module), gradients(fresh))
+
+
+def test_kept_gradients_give_the_same_steps_in_the_same_memory():
+    plain, kept = tiny_net(dropout=0.0), tiny_net(dropout=0.0)
+    recipe = {"batch_size": 2, "accumulate": 2}
+    parts, plain_parts = parts_of(kept, **recipe), parts_of(plain, **recipe)
+    parts = replace(parts, keeps_gradients=True)
+    own_gradients(kept.parameters())
+    places = [p.grad.data_ptr() for p in kept.parameters() if p.grad is not None]
+    for first in (0, 4):
+        groups = [batch_of(first, first + 2), batch_of(first + 2, first + 4)]
+        step(plain_parts, groups)
+        step(parts, groups)
+    assert places == [p.grad.data_ptr() for p in kept.parameters() if p.grad is not None]
+    for one, other in zip(plain.parameters(), kept.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_step_without_a_sample_and_a_loader_that_ends_early_are_errors():

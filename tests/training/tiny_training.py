@@ -21,7 +21,7 @@ from regatta.records.metrics_stream import read_metrics
 from regatta.records.run_folder import RunFolder
 
 CLASSES = ["left", "right", "up"]
-TIMING = {"seconds", "samples_per_second"}
+TIMING = {"seconds", "samples_per_second", "memory_gb", "epoch_times"}
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,15 @@ def outcome(path: Path) -> dict[str, Any]:
     return {
         "weights": sha256((folder.model / "model.safetensors").read_bytes()).hexdigest(),
         "metrics": without_timing(read_metrics(folder.metrics)),
-        "history": without_timing(results["history"]),
+        "history": without_timing(rows_of(results["history"])),
         **{key: results[key] for key in ("best_epoch", "steps", "samples_seen", "skipped")},
     }
+
+
+def rows_of(history: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    """One record per epoch."""
+    columns = zip(*history.values(), strict=True)
+    return [dict(zip(history, values, strict=True)) for values in columns]
 
 
 def without_timing(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

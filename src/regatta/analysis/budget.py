@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from regatta.analysis.folds import epochs_of
 from regatta.analysis.judged import JudgedRun, JudgedStudy
 
 JUDGING_PARTS = ("decode_seconds", "preprocess_seconds", "forward_seconds")
@@ -72,7 +73,7 @@ def one_of(values: Sequence[Any]) -> Any:
 
 def _budget_row(entry: str, runs: Sequence[JudgedRun]) -> dict[str, Any]:
     results = [run.training for run in runs]
-    epochs = [len(r["history"]) if "history" in r else None for r in results]
+    epochs = [epochs_of(r) for r in results]
     return {
         "entry": entry,
         "runs": len(runs),

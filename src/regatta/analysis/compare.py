@@ -22,6 +22,7 @@ from regatta.analysis.cells import (
     class_table,
     result_rows,
 )
+from regatta.analysis.classification import classification_section
 from regatta.analysis.contrasts import contrast_section
 from regatta.analysis.judged import JudgedStudy, read_judged_study
 from regatta.analysis.motion import motion_section
@@ -44,12 +45,14 @@ from regatta.analysis.robustness import (
     grid_axes,
     representative_classes,
 )
+from regatta.analysis.sensor_tables import data_caveats, is_leaky, is_of_signals, sensor_section
+from regatta.analysis.unknown import unknown_section
 from regatta.analysis.write import write_results
 from regatta.core.files import plain, read_json
 from regatta.records.predictions import find_condition
 from regatta.records.run_folder import RunFolder, StudyFolder
 
-FORMAT = 2
+FORMAT = 3
 
 
 def compare_study(folder: StudyFolder) -> dict[str, Any]:
@@ -74,6 +77,7 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
     }
     robustness = _robustness(judged, bootstrap, per_class)
     contrasts = contrast_section(judged, bootstrap, rows)
+    classification = classification_section(judged)
     budget = budget_ledger(judged)
     provenance = _provenance(judged, bootstrap, pairs["method"])
     comparison = {
@@ -95,6 +99,9 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
         "contrasts": contrasts,
         "motion": motion_section(folder, judged.classes, robustness["entries"]),
         "per_class": _class_section(judged, per_class),
+        "classification": classification,
+        "unknown": unknown_section(judged, headline),
+        "sensor": sensor_section(judged, bootstrap, headline, classification["runs"]),
         "published": _published(judged, bootstrap, per_class),
         "budget": budget,
         "provenance": provenance,
@@ -102,7 +109,9 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
             provenance,
             headline=judged.conditions[headline].id,
             conditions=len(judged.conditions),
-            protocol=protocol_words(judged.study.protocol, judged.conditions),
+            protocol=protocol_words(
+                judged.study.protocol, judged.conditions, signals=is_of_signals(judged)
+            ),
             contrasts=contrast_methods(contrasts),
         ),
         "missing": judged.missing,
@@ -145,6 +154,8 @@ def _study_section(judged: JudgedStudy) -> dict[str, Any]:
         "protocol": study.protocol.name,
         "protocol_id": judged.protocol,
         "split": study.protocol.split,
+        "design": study.data.design,
+        "is_leaky": is_leaky(judged),
         "fingerprint": judged.runs[0].fingerprint,
     }
 
@@ -170,7 +181,7 @@ def _entry_section(
     return {
         "name": name,
         **{key: runs[0].info.get(key) for key in ("model", "size", "checkpoint")},
-        "runs": [run.run_id for run in runs],
+        "runs": [run_id for run in runs for run_id in run.run_ids],
         "seeds": [run.seed for run in runs],
         "accuracy": accuracy.as_dict(),
         "average_accuracy": average.as_dict(),
@@ -179,7 +190,7 @@ def _entry_section(
         "best": {key: best[key] for key in ("condition", "accuracy")},
         "worst": {key: worst[key] for key in ("condition", "accuracy")},
         "cost": entry_cost(runs),
-        "weights": [run.fingerprint.get("weights") for run in runs],
+        "weights": [weights for run in runs for weights in run.weights],
         "notes": _entry_notes(judged, name),
     }
 
@@ -364,13 +375,13 @@ def _provenance(judged: JudgedStudy, bootstrap: Bootstrap, permutation: str) -> 
         "correction": settings.correction,
         "margin_points": settings.equivalence_margin_points,
         "seed": settings.seed,
-        "runs": [run.run_id for run in judged.runs],
+        "runs": [run_id for run in judged.runs for run_id in run.run_ids],
     }
 
 
 def _notes(judged: JudgedStudy, bootstrap: Bootstrap) -> list[str]:
     """What a reader must know before believing the numbers, each a sentence."""
-    notes = []
+    notes = data_caveats(judged)
     if bootstrap.groups == 1:
         notes.append("all samples belong to one group: no interval or test can be given")
     if len(np.unique(judged.labels)) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from regatta.analysis.antialias import HARMED, NOT_RECOVERED, NOTHING, RECOVERED, UNDECIDED
@@ -150,3 +150,36 @@ def concentration_sentence(entry: str, mean: dict[str, Any]) -> str:
         f"{entry} has a confidence concentration of {interval.estimate:.3f}{ends} over its windows "
         "(0 = equal everywhere, 1 = one window holds everything)"
     )
+
+
+ALIASING, LOST_DETAIL, NO_LOSS = "aliasing", "lost detail", "no loss is shown"
+RATE_UNDECIDED = "aliasing or lost detail: the data cannot tell"
+
+
+def rate_reading(loss: Answered, gain: Answered, *, margin: float) -> str:
+    """Why a lower rate costs accuracy.
+
+    Args:
+        loss: thinned out minus unchanged. gain: with minus without a low-pass before thinning out.
+    """
+    if not loss.is_below:
+        return NO_LOSS
+    if gain.is_above:
+        return ALIASING
+    return LOST_DETAIL if gain.less_than(margin) else RATE_UNDECIDED
+
+
+def rate_sentence(
+    entry: str, rate_hz: float, loss: Answered, gain: Answered, *, reading: str
+) -> str:
+    return (
+        f"{entry} at {rate_hz:g} Hz: {sized(loss.difference.scaled(100))} without a low-pass; one "
+        f"changes that by {sized(gain.difference.scaled(100))}: {reading}"
+    )
+
+
+def worst_sentence(entry: str, losses: Iterable[Answered]) -> str:
+    """The perturbation that costs most."""
+    worst = min(losses, key=lambda each: each.difference.estimate or 0.0)
+    name = worst.contrast.words.partition(" − ")[0]
+    return f"{entry} loses most under {name}: {sized(worst.difference.scaled(100))}"

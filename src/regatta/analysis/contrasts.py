@@ -294,6 +294,42 @@ def _read_sliding(part: Part) -> dict[str, Any]:
     return {"points": points, "concentration": found, "sentences": sentences}
 
 
+def _sensor_pairs(case: Case) -> list[tuple[int, int, str]]:
+    """Every perturbation minus the unchanged windows, and what a low-pass changes at each rate."""
+    cells = list(zip(case.values("perturbation"), case.values("level"), strict=True))
+    ids = [condition.id for condition in case.judged.conditions]
+    pairs = _against_reference(case, lambda c: ids[c])
+    place = {cell: number for number, cell in enumerate(cells)}
+    for name, rate in cells:
+        if name == "rate" and ("rate-lowpass", rate) in place:
+            words_ = f"{rate:g} Hz: with − without low-pass"
+            pairs.append((place["rate-lowpass", rate], place["rate", rate], words_))
+    return pairs
+
+
+def _read_sensor(part: Part) -> dict[str, Any]:
+    names, rates = part.case.values("perturbation"), part.case.values("level")
+    ref = part.case.reference
+    losses = {each.contrast.first: each for each in part.tested if each.contrast.second == ref}
+    gains = {
+        rates[each.contrast.second]: (losses[each.contrast.second], each)
+        for each in part.tested
+        if each.contrast.second != ref and names[each.contrast.second] == "rate"
+    }
+    margin = part.case.margin
+    found = {rate: words.rate_reading(*each, margin=margin) for rate, each in gains.items()}
+    sentences = [words.worst_sentence(part.name, losses.values())] if losses else []
+    sentences += [
+        words.rate_sentence(part.name, rate, *gains[rate], reading=reading)
+        for rate, reading in found.items()
+    ]
+    return {
+        "points": part.points("perturbation", "level"),
+        "rates": [{"rate_hz": rate, "reading": reading} for rate, reading in found.items()],
+        "sentences": sentences,
+    }
+
+
 KINDS = {
     "matched": Kind(
         frozenset({"frames"}),
@@ -337,5 +373,13 @@ KINDS = {
         "difference of each position to the middle one; concentration = 1 − H(q) / log W, with q "
         "the true class's probability in each of W windows, scaled to sum 1: 0 = equal everywhere, "
         "1 = one window holds everything",
+    ),
+    "sensor-robustness": Kind(
+        frozenset({"perturbation", "level"}),
+        _sensor_pairs,
+        _read_sensor,
+        "difference of every changed signal to the unchanged one; at a lower rate: aliasing = "
+        "worse than unchanged, and a low-pass before gains; lost detail = worse than unchanged, "
+        "and a low-pass is shown to gain less than the margin",
     ),
 }

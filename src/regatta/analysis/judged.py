@@ -1,20 +1,22 @@
-"""Reads every judged run of a study and makes sure that they may stand in one table.
+"""Reads all that is judged of a study and makes sure that it may stand in one table. A run here is
+an entry and seed, whose folds are joined.
 
 Shapes: S seeds of an entry, C conditions, N samples, K classes. Scores are reduced run by run, so
-memory holds the scores of one run only.
+memory holds all scores of one run only, and of the others those of the headline condition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from regatta.analysis.concentration import true_log_probability, window_concentration
+from regatta.analysis.folds import JoinedRun, read_joined, whole_runs
 from regatta.analysis.robustness import identical_conditions
-from regatta.config.expand import RunSpec, protocol_id
+from regatta.config.expand import protocol_id
 from regatta.config.schema import Study
 from regatta.core.errors import RecordError
 from regatta.core.files import read_json
@@ -23,19 +25,19 @@ from regatta.records.predictions import (
     TRUTH_COLUMNS,
     Condition,
     RunPredictions,
-    read_run_predictions,
+    find_condition,
 )
 from regatta.records.run_folder import RunFolder, StudyFolder
-from regatta.records.status import observed, read_status
 
 SHOWN_IDS = 10
 
 
 @dataclass(frozen=True)
 class JudgedRun:
-    """What the statistics need of one run; the scores themselves are gone."""
+    """What the statistics need of one entry and seed; most of its scores are gone."""
 
     run_id: str
+    """The first fold's, where there are folds."""
     entry: str
     seed: int
     correct: np.ndarray
@@ -52,13 +54,21 @@ class JudgedRun:
     concentration: np.ndarray | None
     """How unevenly the true class's probability lies over sliding windows, [N]; None where the
     conditions are not positions of a window."""
+    headline_scores: np.ndarray
+    """Scores at the headline condition, float32 [N, K]."""
+    temperature_N: np.ndarray
+    """Fitted on validation by the run that judged each sample, NaN where it is not known."""
     ceiling: dict[str, float]
     fingerprint: dict[str, Any]
     cost: dict[str, Any]
     info: dict[str, Any]
     """run.json."""
     training: dict[str, Any]
-    """training_results.json, empty when it is missing."""
+    """training_results.json, joined over folds; empty when it is missing."""
+    run_ids: list[str] = field(default_factory=list)
+    """The runs behind this one: itself, or all its folds."""
+    weights: list[Any] = field(default_factory=list)
+    """Hash of the weights of each of `run_ids`."""
 
 
 @dataclass(frozen=True)
@@ -95,23 +105,20 @@ def read_judged_study(folder: StudyFolder) -> JudgedStudy:
     Raises:
         RecordError: no run is judged, a score is not finite, a file is damaged, or runs differ in
             samples, labels, groups, classes, conditions or fingerprint.
+        ConfigError: `compare.condition` names no condition of the protocol.
     """
     study = folder.study()
     protocol = protocol_id(study.protocol)
     runs: list[JudgedRun] = []
-    missing: list[str] = []
     first: RunPredictions | None = None
-    for spec, run in folder.runs():
-        if not run.is_judged(protocol):
-            missing.append(_missing_sentence(spec, run))
-            continue
-        predictions = read_run_predictions(
-            run.predictions(protocol), run_id=spec.run_id, entry=spec.entry.name, seed=spec.seed
-        )
+    found, missing = whole_runs(folder, protocol)
+    for parts in found:
+        joined = read_joined(parts, protocol)
         if first is not None:
-            check_same_samples(first, predictions)
-        runs.append(_reduce(predictions, run))
-        first = first or _without_scores(predictions)
+            check_same_samples(first, joined.predictions)
+        headline = find_condition(joined.predictions.conditions, study.compare.condition)
+        runs.append(_reduce(joined, parts[0][1], headline))
+        first = first or _without_scores(joined.predictions)
     if first is None:
         raise RecordError(
             "no run of this study is judged yet",
@@ -171,7 +178,8 @@ def top_rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return ((scores > own) | ((scores == own) & before)).sum(axis=1)
 
 
-def _reduce(predictions: RunPredictions, run: RunFolder) -> JudgedRun:
+def _reduce(joined: JoinedRun, run: RunFolder, headline: int) -> JudgedRun:
+    predictions = joined.predictions
     _check_finite(predictions)
     predicted = predictions.scores.argmax(axis=2)
     constant = None
@@ -188,11 +196,16 @@ def _reduce(predictions: RunPredictions, run: RunFolder) -> JudgedRun:
         still_share=(predictions.truth["distinct_frames"] == 1).mean(axis=1),
         identical=identical_conditions(predictions.clip_keys),
         concentration=_concentration(predictions),
+        # A view would keep the scores of all conditions alive.
+        headline_scores=predictions.scores[headline].copy(),
+        temperature_N=joined.temperature_N,
         ceiling=predictions.ceiling,
         fingerprint=predictions.fingerprint,
         cost=predictions.cost,
         info=run.info(),
-        training=read_json(run.training_results) if run.is_trained() else {},
+        training=joined.training,
+        run_ids=joined.run_ids,
+        weights=joined.weights,
     )
 
 
@@ -235,13 +248,6 @@ def _mean_present(values: np.ndarray) -> np.ndarray:
 def _without_scores(predictions: RunPredictions) -> RunPredictions:
     """The same without the large tables, so that the first run's scores do not stay in memory."""
     return replace(predictions, scores=np.empty(0), clip_keys=np.empty(0), truth={})
-
-
-def _missing_sentence(spec: RunSpec, run: RunFolder) -> str:
-    status = observed(read_status(run.status))
-    what = "trained but not judged" if run.is_trained() else "not trained"
-    cause = f" ({status.cause})" if status.cause else ""
-    return f"{spec.label} is not in this comparison: {what} yet, its state is {status.state}{cause}"
 
 
 def _shown(ids: Sequence[str] | np.ndarray) -> str:

@@ -22,15 +22,24 @@ PLACEMENTS = {
 }
 
 
-def protocol_words(section: ProtocolSection, conditions: Sequence[Condition]) -> str:
-    """One to three sentences; the name alone for a protocol of another package."""
-    write = WORDS.get(section.name)
+def protocol_words(
+    section: ProtocolSection, conditions: Sequence[Condition], *, signals: bool = False
+) -> str:
+    """One to three sentences; the name alone for a protocol of another package.
+
+    Args:
+        signals: the samples are windows of signals, not clips.
+    """
+    write = (SIGNAL_WORDS if signals else WORDS).get(section.name)
     try:
         text = write(section.options, conditions) if write else ""
     except KeyError:
         # Another package may give conditions of its own under one of our names.
         text = ""
-    return text or f"Clips were planned by the protocol {section.name}."
+    return text or (
+        f"{'Windows were shown' if signals else 'Clips were planned'} by the protocol "
+        f"{section.name}."
+    )
 
 
 def contrast_methods(section: dict[str, Any] | None) -> str:
@@ -160,4 +169,47 @@ WORDS: dict[str, Callable[[dict[str, Any], Sequence[Condition]], str]] = {
     "controls": _controls,
     "multi-view": _multi_view,
     "sliding": _sliding,
+}
+
+
+def _plain_signals(options: dict[str, Any], conditions: Sequence[Condition]) -> str:
+    _ = options, conditions
+    return "Each window was judged once, as it was recorded."
+
+
+def _sensor_robustness(options: dict[str, Any], conditions: Sequence[Condition]) -> str:
+    _ = options
+    levels: dict[str, list[Any]] = {}
+    for condition in conditions:
+        levels.setdefault(condition.axes["perturbation"], []).append(condition.axes["level"])
+    told = [
+        PERTURBED[name].format(_listed([float(level) for level in found]))
+        for name, found in levels.items()
+        if name in PERTURBED
+    ]
+    return (
+        "Each window was judged as it was recorded and with its raw signal changed: "
+        f"{'; '.join(told)}. Random draws depend on the window alone and are the same for every "
+        "model and at every level."
+    )
+
+
+PERTURBED = {
+    "noise": "white noise of sd {} times each channel's sd over the training windows",
+    "rotation": "all sensors turned together by {} degrees about an axis drawn per window",
+    "gain": "all channels times {}",
+    "one-channel-missing": "one channel, drawn per window, zero",
+    "one-sensor-missing": "the three channels of one sensor, drawn per window, zero",
+    "channel": "channel number {} zero",
+    "sensor": "all channels of sensor number {} zero",
+    "block": "{} % of the samples in one run at a drawn place zero",
+    "rate": "the rate lowered to {} Hz by keeping every n-th sample, with straight lines between",
+    "rate-lowpass": "the same to {} Hz behind a linear-phase low-pass (Hamming window, more than "
+    "50 dB from the new Nyquist rate on)",
+    "offset": "the window begun {} samples later in its recording, the last value held where the "
+    "recording is not known further",
+}
+SIGNAL_WORDS: dict[str, Callable[[dict[str, Any], Sequence[Condition]], str]] = {
+    "plain": _plain_signals,
+    "sensor-robustness": _sensor_robustness,
 }

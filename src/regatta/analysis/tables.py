@@ -68,6 +68,18 @@ def csv_cell(value: Any) -> Any:
     return value
 
 
+def with_column(text: str, name: str, value: str) -> str:
+    """CSV text with one more column, the same in every row; as it is where it has the column."""
+    header, *rows = csv.reader(io.StringIO(text))
+    if name in header:
+        return text
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*header, csv_cell(name)])
+    writer.writerows([*row, csv_cell(value)] for row in rows)
+    return buffer.getvalue()
+
+
 def results_csv(rows: list[dict[str, Any]], axes: Sequence[str]) -> str:
     """`results_<entry>.csv`: model, the protocol's axes (or the condition), then RESULT_COLUMNS."""
     header = ["model", *(axes or ["condition"])]

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from regatta.analysis import tables
+from regatta.analysis.class_tables import class_files
+from regatta.analysis.sensor_tables import sensor_files
+from regatta.analysis.unknown import unknown_files
 from regatta.core.errors import RecordError
 from regatta.core.files import path_under, read_json, write_json, write_text
 from regatta.records.run_folder import StudyFolder
 
+LEAKY_SPLIT = "window-random (leaky)"
 STATISTICS_KEYS = (
     "anova_coverage",
     "anova_stride",
@@ -31,7 +35,12 @@ def write_results(folder: StudyFolder, comparison: dict[str, Any]) -> dict[str, 
         **_class_tables(comparison),
         **_published_files(comparison),
         **_protocol_tables(comparison),
+        **class_files(comparison["classification"]),
+        **sensor_files(comparison["sensor"]),
+        **unknown_files(comparison["unknown"]),
     }
+    if comparison["study"]["is_leaky"]:
+        contents = {name: _marked_leaky(content, name) for name, content in contents.items()}
     before = _files_before(folder)
     for name, content in contents.items():
         path = folder.results / name
@@ -44,6 +53,15 @@ def write_results(folder: StudyFolder, comparison: dict[str, Any]) -> dict[str, 
     for name in set(before) - set(comparison["files"]):
         path_under(folder.results, name).unlink(missing_ok=True)
     return comparison
+
+
+def _marked_leaky(content: str | dict[str, Any], name: str) -> str | dict[str, Any]:
+    """The same with the word "leaky" in it: a number that travels without its study must say so."""
+    if isinstance(content, dict):
+        return {"split": LEAKY_SPLIT, **content}
+    if name.endswith(".csv"):
+        return tables.with_column(content, "split", LEAKY_SPLIT)
+    return f"split: {LEAKY_SPLIT}\n\n{content}"
 
 
 def _files_before(folder: StudyFolder) -> list[str]:

@@ -26,8 +26,8 @@ def check(
 
     study = load_study(study_file, overrides)
     check_protocol(study)
-    _check_data_folder(study)
-    _check_checkpoint_folders(study)
+    check_data_folder(study)
+    check_checkpoint_folders(study)
     folder = StudyFolder(runs / study.name)
     check_ours(folder, study)
     plan_study(folder, study)
@@ -46,7 +46,7 @@ def check(
     typer.echo(f"folder: {facts['folder']} ({facts['free_gib']:.0f} GiB free)")
 
 
-def _check_data_folder(study: Study) -> None:
+def check_data_folder(study: Study) -> None:
     """ConfigError unless the folder that the source would read is there."""
     from regatta.core.registry import SOURCES
 
@@ -63,7 +63,7 @@ def _check_data_folder(study: Study) -> None:
         )
 
 
-def _check_checkpoint_folders(study: Study) -> None:
+def check_checkpoint_folders(study: Study) -> None:
     """ConfigError for a checkpoint that can only be a folder and is none; hub ids are not asked
     for."""
     for entry in study.entries:

@@ -1,4 +1,4 @@
-"""`regatta data`: look at a data set before any training, or generate one."""
+"""`regatta data`: look at a data set before any training, generate one, or bring one in."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ from regatta.cli.arguments import RUNS, AsJson, Runs
 SHOWN = 50
 """Most files that are listed on the screen, of each kind."""
 
-app = typer.Typer(help="Check or generate a data set.", no_args_is_help=True)
+app = typer.Typer(help="Check, generate or import a data set.", no_args_is_help=True)
 
-Source = Annotated[str, typer.Argument(help="Name of the source; see `regatta ls sources`.")]
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="Name of the source (see `regatta ls sources`), or a folder that bears its name."
+    ),
+]
 Root = Annotated[
     Path | None, typer.Option("--root", help="Folder with the files.", show_default=False)
 ]
@@ -37,18 +42,14 @@ def check(
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Read the lists, open and decode every file once, and say what is there and what is wrong.
+    """Read the lists, open every file once, and say what is there and what is wrong.
 
     Damaged files are listed by name; nothing is changed or deleted. Exit code 2 when a study would
     refuse the data.
     """
+    source, root = _named_folder(source, root)
     facts = _facts(_scan(source, root, split, overrides, runs, as_json))
-    if as_json:
-        import json
-
-        typer.echo(json.dumps(facts, indent=1))
-    else:
-        _print(facts)
+    _show(facts, as_json)
     if facts["damaged"] and facts["policy"] == "fail":
         raise typer.Exit(2)
 
@@ -58,13 +59,19 @@ def make(
     source: Source,
     root: Annotated[Path, typer.Option("--to", help="Folder to write.", show_default=False)],
     overrides: Options = None,
+    subjects: Annotated[
+        int | None, typer.Option("--subjects", help="Short for --set options.subjects=N.")
+    ] = None,
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Generate a data set (rotors, trajectories) as real video files; again = finish what is
-    missing."""
+    """Generate a data set (rotors and trajectories as video files, har-synthetic as windows of
+    signals); again = finish what is missing."""
     from regatta.core.errors import ConfigError
     from regatta.core.registry import SOURCES
+
+    if subjects is not None:
+        overrides = [*(overrides or []), f"options.subjects={subjects}"]
 
     SOURCES.check(source)
     if not SOURCES.listed[source].generates:
@@ -73,37 +80,115 @@ def make(
             f"the source '{source}' reads files and makes none",
             hint=f"sources that make files: {makers}; to look at files: regatta data check",
         )
-    facts = _facts(_scan(source, root, 1, overrides, runs, as_json))
-    if as_json:
-        import json
+    _show(_facts(_scan(source, root, 1, overrides, runs, as_json)), as_json)
 
-        typer.echo(json.dumps(facts, indent=1))
-    else:
-        _print(facts)
+
+@app.command(name="import")
+def import_(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Tensor files: train.pt, val.pt, test.pt.", show_default=False),
+    ],
+    folder: Annotated[Path, typer.Option("--to", help="Folder to write.", show_default=False)],
+    rate_hz: Annotated[
+        float | None,
+        typer.Option("--rate", help="Samples per second, kept with the windows.", min=1e-6),
+    ] = None,
+    channels: Annotated[
+        str | None, typer.Option("--channels", help="Their names, apart by commas.")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option("--classes", help="Names of labels 0, 1 ..., apart by commas.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn tensor files (torch.save of samples [N, C, L] and labels [N]) into safetensors that
+    source windows-file reads. Files that hold anything but tensors are refused."""
+    import json
+    import subprocess
+    import sys
+
+    # A process of its own: the command line never loads torch.
+    facts = json.dumps(
+        {"rate_hz": rate_hz, "channels": _names(channels), "classes": _names(classes)}
+    )
+    command = [sys.executable, "-m", "regatta.data.import_tensors", facts, str(folder)]
+    child = subprocess.run(
+        [*command, *map(str, files)], stdout=subprocess.PIPE, text=True, check=False
+    )
+    for line in child.stdout.splitlines():
+        typer.echo(line if as_json else _imported_line(json.loads(line)))
+    if child.returncode:
+        raise typer.Exit(child.returncode)
+    if not as_json:
+        rate = "" if rate_hz else " --set options.rate_hz=50"
+        typer.echo(f"look at them with: regatta data check windows-file --root {folder}{rate}")
+
+
+def _imported_line(done: dict[str, Any]) -> str:
+    split = f"{done['split']} split" if done["split"] else "no split"
+    shape = " x ".join(map(str, done["shape"]))
+    line = f"{done['path']}: {done['kind']} {shape}, {done['classes']} classes, {split}"
+    if done["kind"] == "pictures":
+        line += (
+            "\n  note: no source reads pictures; entries that need them (har-vit) draw them from "
+            "the signals, so import train.pt, val.pt and test.pt for a study"
+        )
+    return line
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def _named_folder(source: str, root: Path | None) -> tuple[str, Path | None]:
+    """`data/uci-har` stands for source uci-har with that root."""
+    from regatta.core.registry import SOURCES
+
+    folder = Path(source)
+    if root is None and source not in SOURCES.listed and folder.is_dir():
+        name = folder.resolve().name.lower().replace(" dataset", "").replace(" ", "-")
+        if name in SOURCES.listed:
+            return name, folder
+    return source, root
 
 
 def _scan(
     source: str, root: Path | None, split: int, overrides: list[str] | None, runs: Path, quiet: bool
-) -> tuple[Any, str]:
-    """The manifest with damaged files listed instead of raised, and the policy that the user asked
-    for."""
+) -> tuple[Any, Any, str]:
+    """The manifest with damaged files listed instead of raised, the windows where the source gives
+    signals, and the policy that the user asked for."""
     from regatta.config.load import apply_override, study_from_mapping
-    from regatta.data.scan import build_manifest
+    from regatta.core.registry import SOURCES
 
+    SOURCES.check(source)
+    of_signals = SOURCES.listed[source].kind == "signal"
     content: dict[str, Any] = {"source": source, "split": split}
     if root is not None:
         content["root"] = str(root)
     for override in overrides or []:
         apply_override(content, override)
     study = study_from_mapping(
-        {"name": "data-check", "data": content, "entries": ["cnn3d"]}, where="regatta data"
+        {
+            "name": "data-check",
+            "data": content,
+            "entries": ["cnn1d" if of_signals else "cnn3d"],
+        },
+        where="regatta data",
     )
     lenient = study.data.model_copy(update={"damaged": "drop"})
+    if of_signals:
+        from regatta.data.window_scan import scan_windows
+
+        scanned = scan_windows(lenient)
+        return scanned.manifest, scanned, study.data.damaged
+    from regatta.data.scan import build_manifest
+
     with _progress(quiet) as progress:
         manifest = build_manifest(
             lenient, cache_folder=runs / ".scan-cache", progress=progress, stop=None
         )
-    return manifest, study.data.damaged
+    return manifest, None, study.data.damaged
 
 
 def _progress(quiet: bool) -> Any:
@@ -128,27 +213,20 @@ def _progress(quiet: bool) -> Any:
     return bar()
 
 
-def _facts(scanned: tuple[Any, str]) -> dict[str, Any]:
-    manifest, policy = scanned
+def _facts(scanned: tuple[Any, Any, str]) -> dict[str, Any]:
+    manifest, windows, policy = scanned
     splits = ("train", "validation", "test")
     samples = manifest.samples
+    if manifest.folds:
+        folds = [manifest.of_fold(fold) for fold in range(manifest.folds)]
+        parted = {"folds": [{name: _split_facts(f, name) for name in splits} for f in folds]}
+    else:
+        parted = {"splits": {name: _split_facts(manifest, name) for name in splits}}
     return {
         "samples": len(samples),
         "classes": len(manifest.classes),
-        "splits": {
-            name: {
-                "samples": len(manifest.split(name)),
-                "groups": len({s.group for s in manifest.split(name)}),
-                "classes": len({s.label for s in manifest.split(name)}),
-            }
-            for name in splits
-        },
-        "frames": {
-            "fewest": min(s.frames for s in samples),
-            "most": max(s.frames for s in samples),
-        },
-        "fps": sorted({round(s.fps, 3) for s in samples}),
-        "sizes": sorted({f"{s.width}x{s.height}" for s in samples}),
+        **parted,
+        **(_clip_facts(samples) if windows is None else _window_facts(windows)),
         "damaged": _listed(d for d in manifest.dropped if d.is_damage),
         "left_out": _listed(d for d in manifest.dropped if not d.is_damage),
         "notes": list(manifest.notes),
@@ -157,30 +235,117 @@ def _facts(scanned: tuple[Any, str]) -> dict[str, Any]:
     }
 
 
+def _split_facts(manifest: Any, name: str) -> dict[str, int]:
+    samples = manifest.split(name)
+    return {
+        "samples": len(samples),
+        "groups": len({s.group for s in samples}),
+        "classes": len({s.label for s in samples}),
+    }
+
+
+def _clip_facts(samples: list[Any]) -> dict[str, Any]:
+    return {
+        "frames": {
+            "fewest": min(s.frames for s in samples),
+            "most": max(s.frames for s in samples),
+        },
+        "fps": sorted({round(s.fps, 3) for s in samples}),
+        "sizes": sorted({f"{s.width}x{s.height}" for s in samples}),
+    }
+
+
+def _window_facts(windows: Any) -> dict[str, Any]:
+    manifest, (_, channels, length) = windows.manifest, windows.signals.shape
+    return {
+        "window": {
+            "channels": channels,
+            "samples": length,
+            "rate_hz": windows.rate_hz,
+            "seconds": length / windows.rate_hz,
+        },
+        "channels": list(windows.channels),
+        "features": 0 if windows.features is None else windows.features.shape[1],
+        "recordings": len({s.extra["recording"] for s in manifest.samples}),
+        "groups": len({s.group for s in manifest.samples}),
+        "class_names": manifest.classes,
+    }
+
+
 def _listed(dropped: Iterable[Any]) -> list[dict[str, str]]:
     return [{"path": item.path, "reason": item.reason} for item in dropped]
 
 
+def _show(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(facts, indent=1))
+    else:
+        _print(facts)
+
+
 def _print(facts: dict[str, Any]) -> None:
-    typer.echo(f"{facts['samples']} samples, {facts['classes']} classes")
-    for name, row in facts["splits"].items():
+    word = "windows" if "window" in facts else "samples"
+    typer.echo(f"{facts['samples']} {word}, {facts['classes']} classes")
+    for number, fold in enumerate(facts.get("folds", [])):
+        counts = ", ".join(
+            f"{name} {row['samples']} of {row['groups']} groups" for name, row in fold.items()
+        )
+        typer.echo(f"  fold {number:<3} {counts}")
+    for name, row in facts.get("splits", {}).items():
         typer.echo(
-            f"  {name:<11} {row['samples']:>6} samples, {row['groups']:>5} groups,"
+            f"  {name:<11} {row['samples']:>6} {word}, {row['groups']:>5} groups,"
             f" {row['classes']:>4} classes"
         )
+    for line in _clip_lines(facts) if word == "samples" else _window_lines(facts):
+        typer.echo(f"  {line}")
+    _print_remarks(facts)
+
+
+def _clip_lines(facts: dict[str, Any]) -> list[str]:
     fps = ", ".join(f"{value:g}" for value in facts["fps"][:6])
     sizes = ", ".join(facts["sizes"][:6])
-    typer.echo(
-        f"  frames {facts['frames']['fewest']}-{facts['frames']['most']}; fps {fps}; {sizes}"
-    )
+    return [f"frames {facts['frames']['fewest']}-{facts['frames']['most']}; fps {fps}; {sizes}"]
+
+
+def _window_lines(facts: dict[str, Any]) -> list[str]:
+    window = facts["window"]
+    features = f"; {facts['features']} hand-made features" if facts["features"] else ""
+    return [
+        f"window of {window['channels']} channels x {window['samples']} samples at "
+        f"{window['rate_hz']:g} Hz ({window['seconds']:.2f} s){features}",
+        f"channels {', '.join(facts['channels'][:12])}",
+        f"classes {', '.join(facts['class_names'][:12])}",
+        f"{facts['groups']} groups; {facts['recordings']} stretches of overlapping windows",
+    ]
+
+
+def _print_remarks(facts: dict[str, Any]) -> None:
     for note in facts["notes"]:
         typer.echo(f"  note: {note}")
     for word, items in (("left out", facts["left_out"]), ("damaged", facts["damaged"])):
+        if "window" in facts:
+            items = _by_reason(items)
         for item in items[:SHOWN]:
             typer.echo(f"  {word}: {item['path']}: {item['reason']}")
         if len(items) > SHOWN:
             typer.echo(f"  {word}: {len(items) - SHOWN} more; --json lists all")
     if facts["damaged"]:
         typer.echo(
-            "  next: repair or remove these files, or set data.damaged: drop (listed in the report)"
+            "  next: repair or remove them, or set data.damaged: drop (listed in the report)"
         )
+
+
+def _by_reason(items: list[dict[str, str]]) -> list[dict[str, str]]:
+    """One line for all windows of one reason, with their number and the first of them."""
+    names: dict[str, list[str]] = {}
+    for item in items:
+        names.setdefault(item["reason"], []).append(item["path"])
+    return [
+        {
+            "path": f"{len(paths)} window(s), {', '.join(paths[:5])}{' ...' * (len(paths) > 5)}",
+            "reason": reason,
+        }
+        for reason, paths in names.items()
+    ]

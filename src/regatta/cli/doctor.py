@@ -25,6 +25,13 @@ import json, torch
 devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "devices": devices}))
 """
+TRACKERS = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "trackio": "trackio",
+    "mlflow": "mlflow-skinny",
+}
+"""What launch.track may name, and the package of each."""
 VIDEO_MODELS = "from transformers import VideoMAEForVideoClassification"
 
 
@@ -39,7 +46,7 @@ class Finding:
 
 
 def doctor(runs: Runs = RUNS, as_json: AsJson = False) -> None:
-    """Look at Python, torch, decoders, disk, memory and schedulers; name the cure for each
+    """Look at Python, torch, decoders, trackers, disk, memory, schedulers; name the cure for each
     problem."""
     findings = [
         _python(),
@@ -48,6 +55,7 @@ def doctor(runs: Runs = RUNS, as_json: AsJson = False) -> None:
         _torchvision(),
         _package("av", "pip install av", needed=True),
         _torchcodec(),
+        _trackers(),
         _memory(),
         _shared_memory(),
         _disk(runs),
@@ -130,6 +138,18 @@ def _torchcodec() -> Finding:
         return Finding("torchcodec", "good", found)
     cure = "beside CPU torch 2.13: torchcodec==0.13.0 and the system's ffmpeg; or stay with PyAV"
     return Finding("torchcodec", "note", f"{found} does not load", cure)
+
+
+def _trackers() -> Finding:
+    found = {name: _version(package) for name, package in TRACKERS.items()}
+    there = [f"{name} {number}" for name, number in found.items() if number]
+    lacking = [name for name, number in found.items() if not number]
+    return Finding(
+        "trackers",
+        "good" if there else "note",
+        ", ".join(there) or "none installed; metrics.jsonl holds everything",
+        "" if there else f"for launch.track: pip install 'regatta[{','.join(lacking)}]'",
+    )
 
 
 def _package(name: str, cure: str, *, needed: bool) -> Finding:

@@ -10,6 +10,8 @@ from regatta.cli.arguments import AsJson
 from regatta.core.registry import ALL, Registry, unknown_name
 
 SHOWN = ("models", "sources", "protocols")
+FILLED = {"size", "split", "seed", "channels", "length"}
+"""Arguments that other keys of the study or the data set fill: they are no options."""
 
 
 def ls(
@@ -18,7 +20,8 @@ def ls(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the models, sources and protocols that a study file may name, with their options."""
+    """List the models, sources and protocols that a study file may name: what a sample is to each
+    (video or signal; any = both), and its options."""
     if kind is not None and kind not in SHOWN:
         raise unknown_name("list", kind, SHOWN)
     kinds = [kind] if kind else list(SHOWN)
@@ -30,19 +33,19 @@ def ls(
     for name in kinds:
         typer.echo(f"{name}:")
         for row in _rows(ALL[name]):
-            typer.echo(f"  {row['name']:<20} {row['summary']}")
+            typer.echo(f"  {row['name']:<20} {row['kind']:<7} {row['summary']}")
             options = [f"{option}={default}" for option, default in row["options"].items()]
             if options:
                 typer.echo(f"  {'':<20} options: {', '.join(options)}")
 
 
 def _rows(registry: Registry) -> list[dict]:
-    reserved = {"split", "seed"}
     return [
         {
             "name": name,
+            "kind": listed.kind,
             "summary": listed.summary,
-            "options": {k: v for k, v in (listed.options or {}).items() if k not in reserved},
+            "options": {k: v for k, v in (listed.options or {}).items() if k not in FILLED},
         }
         for name, listed in sorted(registry.listed.items())
     ]

@@ -77,6 +77,8 @@ def run(
 ) -> None:
     """Run a study: finish what is missing, redo nothing, print the path of the report last.
 
+    With nothing said, on a terminal, it asks: study, devices, batch, epochs and learning rate.
+
     regatta run study.yaml --model videomae --set train.epochs=1
 
     regatta run --model all --data ucf101 --root UCF101_data --protocol temporal-grid
@@ -103,9 +105,23 @@ def run(
         keys=keys,
         overrides=overrides,
     )
+    if study is None and flags == Flags() and not restart and not as_json:
+        study = _asked_study(runs)
     code = launch(study, flags=flags, runs=runs, restart=restart, as_json=as_json)
     if code:
         raise typer.Exit(code)
+
+
+def _asked_study(runs: Path) -> Path | None:
+    """The study file that the answers on a terminal make; None where there is no terminal."""
+    from regatta.cli.launcher import ask_launch, is_on_terminal
+
+    if not is_on_terminal():
+        return None
+    asked = ask_launch(runs)
+    if not asked.starts:
+        raise typer.Exit
+    return asked.path
 
 
 @dataclass(frozen=True)

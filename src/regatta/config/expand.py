@@ -1,5 +1,5 @@
-"""A study becomes a list of runs: entry x seed. The run id is a hash of what determines the trained
-weights."""
+"""A study becomes a list of runs: entry x seed, and x fold where the data have folds. The run id is
+a hash of what determines the trained weights."""
 
 from __future__ import annotations
 
@@ -9,33 +9,50 @@ from hashlib import sha256
 from typing import Any
 
 from regatta.config.load import entry_train
-from regatta.config.schema import EntrySection, ProtocolSection, Study, TrainSection
+from regatta.config.schema import DataSection, EntrySection, ProtocolSection, Study, TrainSection
 
-TRAINING_RECORD_VERSION = 1
+TRAINING_RECORD_VERSION = 2
 """Raised when the trainer changes so that old weights are no longer what the same study would
 give."""
+
+FOLDED = ("loso", "subject-kfold")
+"""Designs in which every sample is judged once, each fold's by its own models."""
+DEFAULT_FOLDS = 5
 
 _NOT_IN_RUN_ID = {"log_every_steps", "loader_threads", "frame_cache_gib", "checkpoint_every_steps"}
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One model to train and judge: entry x seed, with its own recipe."""
+    """One model to train and judge: entry x seed (x fold), with its own recipe."""
 
     run_id: str
     entry: EntrySection
     seed: int
     train: TrainSection
     content_hash: str
+    fold: int | None = None
+    """Counted from 0; None where the data have one split."""
 
     @property
     def label(self) -> str:
-        return f"{self.entry.name} seed {self.seed}"
+        fold = "" if self.fold is None else f" fold {self.fold}"
+        return f"{self.entry.name} seed {self.seed}{fold}"
 
 
 def expand_study(study: Study) -> list[RunSpec]:
-    """All runs in the order entries x seeds; ids are stable over machines and key order."""
-    return [_run(study, entry, seed) for entry in study.entries for seed in study.seeds]
+    """All runs in the order entries x seeds x folds; ids are stable over machines and key order."""
+    return [
+        _run(study, entry, seed, fold)
+        for entry in study.entries
+        for seed in study.seeds
+        for fold in folds_of(study.data)
+    ]
+
+
+def folds_of(data: DataSection) -> list[int] | list[None]:
+    """Numbers of the folds that every entry and seed is trained on; [None] for a single split."""
+    return [None] if data.design not in FOLDED else list(range(data.folds or DEFAULT_FOLDS))
 
 
 def protocol_id(protocol: ProtocolSection) -> str:
@@ -44,7 +61,7 @@ def protocol_id(protocol: ProtocolSection) -> str:
     return f"{protocol.name}-{_hash(judged)[:8]}"
 
 
-def _run(study: Study, entry: EntrySection, seed: int) -> RunSpec:
+def _run(study: Study, entry: EntrySection, seed: int, fold: int | None) -> RunSpec:
     train = entry_train(study, entry)
     recipe = {k: v for k, v in train.model_dump(mode="json").items() if k not in _NOT_IN_RUN_ID}
     content = {
@@ -54,8 +71,11 @@ def _run(study: Study, entry: EntrySection, seed: int) -> RunSpec:
         "train": recipe,
         "seed": seed,
     }
+    if fold is not None:
+        content["fold"] = fold
     digest = _hash(content)
-    return RunSpec(f"{entry.name}-s{seed}-{digest[:8]}", entry, seed, train, digest)
+    part = "" if fold is None else f"-fold{fold}"
+    return RunSpec(f"{entry.name}-s{seed}{part}-{digest[:8]}", entry, seed, train, digest, fold)
 
 
 def _hash(content: Any) -> str:

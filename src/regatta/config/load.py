@@ -10,7 +10,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from regatta.config.schema import EntrySection, Study, TrainSection
+from regatta.config.picture_recipe import check_picture_recipe
+from regatta.config.schema import DataSection, EntrySection, Study, TrainSection
 from regatta.core.errors import ConfigError
 from regatta.core.registry import MODELS, PROTOCOLS, SOURCES, Registry, nearest, unknown_name
 
@@ -204,7 +205,7 @@ def study_from_mapping(content: dict[str, Any], *, where: object = None) -> Stud
     _check_name(PROTOCOLS, protocol.name, protocol.options, f"{where}: protocol", set())
     for entry in study.entries:
         _check_name(MODELS, entry.model, entry.options, f"{where}: entries.{entry.name}", _FILLED)
-        entry_train(study, entry, where=where)
+        check_picture_recipe(entry, entry_train(study, entry, where=where), where=where)
     _check_kinds(study, where)
     return study
 
@@ -214,6 +215,18 @@ def _check_kinds(study: Study, where: object) -> None:
     source = SOURCES.listed.get(study.data.source)
     if source is None:
         return
+    if source.kind != "signal" and not _is_single_split(study.data):
+        raise ConfigError(
+            f"design and validation_groups are for sources of signals, not for '{source.name}'",
+            where=f"{where}: data",
+            hint="use data.split_seed and data.validation_fraction",
+        )
+    if source.kind != "signal" and study.data.unknown_classes:
+        raise ConfigError(
+            f"unknown_classes is for sources of signals, not for '{source.name}'",
+            where=f"{where}: data.unknown_classes",
+            hint="leave it out",
+        )
     for entry in study.entries:
         if source.kind != "signal" and entry_train(study, entry).augment == "reference":
             raise ConfigError(
@@ -246,6 +259,10 @@ _KIND_WORDS = {"video": "videos", "signal": "windows of signals", "image": "imag
 
 _FILLED = {"size", "channels", "length"}
 """Arguments of models that `size:` and the data set fill."""
+
+
+def _is_single_split(data: DataSection) -> bool:
+    return data.design == "official" and data.validation_groups is None
 
 
 def _check_name(

@@ -9,6 +9,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -61,9 +62,26 @@ class DataSection(Section):
     validation_groups: int | None = Field(default=None, ge=1)
     """Groups held out for selection, instead of validation_fraction. None = 4 for official and 3
     for loso in sources of signals."""
+    unknown_classes: list[str] = []
+    """Classes kept from every model, whose test samples are judged as unknown; for sources of
+    signals with a single split."""
     decoder: Literal["pyav", "torchcodec"] = "pyav"
     options: dict[str, Any] = {}
     """Settings of the source itself; see `regatta ls sources`."""
+
+    @model_validator(mode="after")
+    def _folds_fit_design(self) -> DataSection:
+        has_folds = self.design in ("loso", "subject-kfold")
+        if self.folds is not None and not has_folds:
+            raise ValueError(f"folds is for loso and subject-kfold, not for {self.design}")
+        if self.folds is None and self.design == "loso":
+            # The list of runs is made before the data are read.
+            raise ValueError("design loso needs folds: the number of subjects")
+        if self.unknown_classes and has_folds:
+            raise ValueError("unknown_classes is for a single split")
+        if self.max_train_samples is not None and has_folds:
+            raise ValueError("max_train_samples is for a single split; use train.label_fraction")
+        return self
 
 
 class TrainSection(Section):
@@ -165,6 +183,15 @@ class TrainSection(Section):
     compile: bool = False
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
 
+    @field_validator("min_lr")
+    @classmethod
+    def _min_lr_below_lr(cls, min_lr: float | None, info: ValidationInfo) -> float | None:
+        lr = info.data.get("lr")
+        scaled = info.data.get("scale_lr") != "none"
+        if min_lr is not None and lr is not None and min_lr > lr and not scaled:
+            raise ValueError(f"above lr {lr:g}, which it ends")
+        return min_lr
+
 
 class EntrySection(Section):
     """One model with its settings. A bare name in the list means a model with all defaults."""
@@ -256,6 +283,30 @@ class LaunchSection(Section):
     """Host memory one run needs; None = measured guess. A run starts only if it fits."""
 
 
+class ProfileSection(Section):
+    """What `regatta profile` measures of every entry, on one device."""
+
+    stages: list[Literal["load", "encode", "forward", "backward", "step", "sweep"]] = Field(
+        default=["load", "encode", "forward", "backward", "step", "sweep"], min_length=1
+    )
+    """load = the training loader; encode = the pass of a frozen encoder whose features are cached;
+    forward = as in judging; backward = of the loss alone; step = a whole optimizer step; sweep =
+    steps of growing batches until memory ends."""
+    batch_sizes: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[8, 16, 32, 64, 128, 256], min_length=1
+    )
+    """Of the sweep. The other stages use train.batch_size."""
+    precisions: list[Literal["fp32", "bf16", "fp16"]] | None = Field(default=None, min_length=1)
+    """Number formats of every stage. None = all that the device has, and the recipe's own for the
+    sweep."""
+    warmup: int = Field(default=10, ge=0)
+    """Calls before the timed ones."""
+    timed: int = Field(default=100, ge=1)
+    """Timed calls."""
+    seconds: float = Field(default=20.0, gt=0)
+    """Most seconds that one measurement takes; at least three calls are timed all the same."""
+
+
 class Study(Section):
     """One study file."""
 
@@ -268,6 +319,7 @@ class Study(Section):
     protocol: ProtocolSection = ProtocolSection()
     compare: CompareSection = CompareSection()
     launch: LaunchSection = LaunchSection()
+    profile: ProfileSection = ProfileSection()
 
     @field_validator("entries")
     @classmethod

@@ -18,20 +18,40 @@ HEADER = """\
 #   regatta run   {name}.yaml      train, judge, compare, report; again = finish what is missing
 # Commented keys show their defaults; take the # away to change one. Any key: --set train.epochs=1
 """
-START: dict[str, Any] = {
-    "name": None,
-    "data": {"source": "folder", "root": "videos"},
-    "entries": ["timesformer", "videomae", "vivit"],
-    "seeds": [0, 1, 2],
-    "protocol": {"name": "temporal-grid"},
+Subject = Literal["video", "sensor"]
+STARTS: dict[Subject, dict[str, Any]] = {
+    "video": {
+        "data": {"source": "folder", "root": "videos"},
+        "entries": ["timesformer", "videomae", "vivit"],
+        "seeds": [0, 1, 2],
+        "protocol": {"name": "temporal-grid"},
+    },
+    "sensor": {
+        "data": {"source": "uci-har", "root": "data/uci-har"},
+        "entries": ["cnn1d", "transformer1d", "features-linear", "majority"],
+        "seeds": [0, 1, 2],
+        "train": {
+            "epochs": 20,
+            "batch_size": 32,
+            "lr": 1e-3,
+            "weight_decay": 1e-4,
+            "warmup_epochs": 2.0,
+            "label_smoothing": 0.1,
+            "select_by": "balanced_accuracy",
+            "early_stopping_patience": 7,
+            "early_stopping_min_delta": 0.1,
+        },
+        "protocol": {"name": "plain", "batch_size": 64},
+    },
 }
+"""What a new study says by itself; every other key stands there as a comment."""
 
 
-def study_template(name: str) -> str:
+def study_template(name: str, *, subject: Subject = "video") -> str:
     """Commented YAML of a new study called `name`; it loads as it stands."""
-    lines = [HEADER.format(name=name)]
+    lines, start = [HEADER.format(name=name)], STARTS[subject]
     for key, field in Study.model_fields.items():
-        given = name if key == "name" else START.get(key)
+        given = name if key == "name" else start.get(key)
         section = field.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
             lines += ["", f"{key}:"]

@@ -10,5 +10,9 @@ splits.py       seeded group splits, stratified subsets, leak check (pure)
 decode.py       read_frames and probe: frames by decode ordinal, facts by counting
 video_files.py  write_video, atomic
 
+window_listing.py  what a source of signals gives: windows, and what is known about each
+window_scan.py     scan_windows: source -> damage and splits -> manifest and signals
+window_splits.py   designs: official, leave-one-subject-out, folds, blocks without subjects (pure)
+
 These never import torch, nor does frame_plan.py; transforms, augmentation and the loader do.
 """

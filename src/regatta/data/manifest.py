@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from regatta.core.errors import RecordError
 from regatta.core.files import atomic_path
 
-SplitName = Literal["train", "validation", "test", ""]
+SplitName = Literal["train", "validation", "test", "unknown", ""]
+"""unknown = of a class that the study keeps from its models."""
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 MANIFEST_VERSION = 1
 _METADATA_KEY = b"regatta"
@@ -77,6 +78,7 @@ class Sample:
     content_hash: str
     """SHA-256 of the bytes of the whole file."""
     extra: dict[str, float | str] = field(default_factory=dict)
+    """Facts of the source, and `folds` where several folds part the samples (see `with_folds`)."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,42 @@ class Manifest:
         """The samples of one split, in manifest order."""
         return [sample for sample in self.samples if sample.split == name]
 
+    @property
+    def folds(self) -> int:
+        """How many folds part the samples; 0 = there is one split."""
+        return len(str(self.samples[0].extra.get("folds", ""))) if self.samples else 0
+
+    def of_fold(self, fold: int | None) -> Manifest:
+        """The same samples with the splits of one fold; None = as they stand.
+
+        A sample that this fold leaves out, as a gap between its splits, has an empty split.
+
+        Raises:
+            RecordError: there is no such fold.
+        """
+        if fold is None and not self.folds:
+            return self
+        if fold is None or fold >= self.folds:
+            raise RecordError(f"the manifest has {self.folds} folds, but fold {fold} is asked for")
+        return replace(
+            self,
+            samples=[
+                replace(s, split=_SPLIT_OF[str(s.extra["folds"])[fold]]) for s in self.samples
+            ],
+        )
+
     def hash(self) -> str:
-        """Equal iff classes, ids, labels, groups, splits, ranges and contents are."""
+        """Equal iff classes, ids, labels, groups, splits of all folds, ranges and contents are."""
         identity = [
-            [s.sample_id, s.label, s.group, s.split, s.start_frame, s.frames, s.content_hash]
+            [
+                s.sample_id,
+                s.label,
+                s.group,
+                s.extra.get("folds") or s.split,
+                s.start_frame,
+                s.frames,
+                s.content_hash,
+            ]
             for s in sorted(self.samples, key=lambda sample: sample.sample_id)
         ]
         text = json.dumps([self.classes, identity], separators=(",", ":"))
@@ -139,6 +173,18 @@ class Manifest:
             return cls(samples, header["classes"], dropped, header["notes"])
         except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise _unreadable(path, str(error)) from error
+
+
+_SPLIT_OF: dict[str, SplitName] = {"r": "train", "v": "validation", "t": "test", "-": ""}
+"""Letter of a fold -> split of the sample in it."""
+_LETTER_OF = {split: letter for letter, split in _SPLIT_OF.items()}
+
+
+def with_folds(sample: Sample, splits: Sequence[SplitName]) -> Sample:
+    """The sample with its split in each fold: `extra["folds"]` holds a letter per fold, r, v, t for
+    train, validation, test and - for left out. Its own split is then empty."""
+    letters = "".join(_LETTER_OF[split] for split in splits)
+    return replace(sample, split="", extra={**sample.extra, "folds": letters})
 
 
 def _unreadable(path: Path, problem: str) -> RecordError:

@@ -11,7 +11,7 @@ from typing import Any
 
 from regatta.config.options import typed_options
 from regatta.config.schema import DataSection
-from regatta.core.errors import ConfigError, DataError, SplitLeakError
+from regatta.core.errors import DataError, SplitLeakError
 from regatta.core.registry import SOURCES, nearest
 from regatta.data.decode import Probe
 from regatta.data.disk_names import find_on_disk, normal_form, same_file_twice
@@ -30,7 +30,7 @@ from regatta.data.splits import (
     assign_group_split,
     carve_validation,
     check_no_leak,
-    stratified_subset,
+    limit_training,
 )
 from regatta.data.torchcodec_frames import torchcodec_refusal
 
@@ -77,7 +77,7 @@ def build_manifest(
     _check_splits(samples, root)
     notes = [*listing.notes, *file_notes(found, root), *rest_notes(kept, found)]
     notes += split_notes(samples)
-    samples, subset_notes = _limit_training(samples, data)
+    samples, subset_notes = limit_training(samples, data.max_train_samples, data.split_seed)
     skipped = [
         Dropped(name_below(row.path, root), row.skip_reason) for row in rows if row.skip_reason
     ]
@@ -318,20 +318,3 @@ def _check_all_trained(rows: Sequence[Sample] | Sequence[SampleRow], root: Path)
             where=root,
             hint=f"{guess}add training samples of these classes, or leave the classes out",
         )
-
-
-def _limit_training(samples: Sequence[Sample], data: DataSection) -> tuple[list[Sample], list[str]]:
-    """`data.max_train_samples` of the training samples, and the note that says so."""
-    training = [sample for sample in samples if sample.split == "train"]
-    limit = data.max_train_samples
-    if limit is None or limit >= len(training):
-        return list(samples), []
-    classes = len({sample.label_name for sample in training})
-    if limit < classes:
-        problem = f"max_train_samples is {limit}, but there are {classes} classes"
-        raise ConfigError(
-            problem, where="data.max_train_samples", hint="give one per class or more"
-        )
-    chosen = {s.sample_id for s in stratified_subset(training, limit, data.split_seed)}
-    kept = [s for s in samples if s.split != "train" or s.sample_id in chosen]
-    return kept, [f"training uses {limit} of {len(training)} samples (data.max_train_samples)"]

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from regatta.core.errors import DataError, SplitLeakError
+from regatta.core.errors import ConfigError, DataError, SplitLeakError
 from regatta.core.seeds import stream
 from regatta.data.manifest import Sample, SampleRow
 
@@ -141,6 +141,41 @@ def stratified_subset(samples: Sequence[Sample], limit: int, seed: int) -> list[
         order = stream(seed, "subset", label).permutation(len(ids))
         ranked = sorted(ids)
         kept.update(ranked[i] for i in order[: quotas[label]])
+    return [sample for sample in samples if sample.sample_id in kept]
+
+
+def limit_training(
+    samples: Sequence[Sample], limit: int | None, seed: int
+) -> tuple[list[Sample], list[str]]:
+    """`data.max_train_samples` of the training samples, and the note that says so."""
+    training = [sample for sample in samples if sample.split == "train"]
+    if limit is None or limit >= len(training):
+        return list(samples), []
+    classes = len({sample.label_name for sample in training})
+    if limit < classes:
+        problem = f"max_train_samples is {limit}, but there are {classes} classes"
+        raise ConfigError(
+            problem, where="data.max_train_samples", hint="give one per class or more"
+        )
+    chosen = {s.sample_id for s in stratified_subset(training, limit, seed)}
+    kept = [s for s in samples if s.split != "train" or s.sample_id in chosen]
+    return kept, [f"training uses {limit} of {len(training)} samples (data.max_train_samples)"]
+
+
+def label_share(samples: Sequence[Sample], fraction: float, seed: int) -> list[Sample]:
+    """About `fraction` of every class, one sample at least. Keeps order.
+
+    Members by stream (seed, "labels", class): a smaller share is a part of a larger one, and
+    1 keeps all.
+    """
+    members: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        members[sample.label_name].append(sample.sample_id)
+    kept: set[str] = set()
+    for label, ids in members.items():
+        order = stream(seed, "labels", label).permutation(len(ids))
+        ranked = sorted(ids)
+        kept.update(ranked[i] for i in order[: max(1, round(fraction * len(ids)))])
     return [sample for sample in samples if sample.sample_id in kept]
 
 

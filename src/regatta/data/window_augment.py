@@ -17,11 +17,14 @@ from regatta.data.window_listing import Triple
 
 @dataclass(frozen=True)
 class SignalAugment:
-    """Noise and gain, and if asked for a rotation of the sensors and the loss of channels.
+    """Noise and gain, and if asked for a shift in time, a rotation of the sensors and the loss of
+    channels.
 
     noise: range of the noise's sd as a share of each channel's sd. gain: range of the factor.
     rotation_degrees: largest angle of a rotation about a random axis, shared by all `triples`.
     channel_dropout: chance that one channel, drawn at random, is zero.
+    shift_samples: largest shift in time; the inputs then have so many samples more on either side,
+    NaN where the recording does not go on.
     scale_C: sd of each channel over the training windows.
     """
 
@@ -31,9 +34,13 @@ class SignalAugment:
     channel_dropout: float
     scale_C: torch.Tensor
     triples: tuple[Triple, ...]
+    shift_samples: int = 0
 
     def __call__(self, inputs: torch.Tensor, *, generator: torch.Generator) -> torch.Tensor:
-        """float32 [B, C, L] -> the same shape; draws are made in a fixed order."""
+        """float32 [B, C, L] (L + 2 shift_samples with a shift) -> [B, C, L]; draws are made in a
+        fixed order."""
+        if self.shift_samples:
+            inputs = self._shifted(inputs, generator)
 
         def uniform(low: float, high: float) -> torch.Tensor:
             draw = torch.rand((len(inputs), 1, 1), generator=generator, device=inputs.device)
@@ -48,6 +55,18 @@ class SignalAugment:
         if self.channel_dropout:
             signals = signals * self._kept(inputs, generator)
         return signals
+
+    def _shifted(self, inputs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Each window moved by a whole number of samples, uniform as far as its recording goes."""
+        margin, count = self.shift_samples, len(inputs)
+        length = inputs.shape[2] - 2 * margin
+        there = ~torch.isnan(inputs[:, 0])
+        before, after = there[:, :margin].sum(1), there[:, margin + length :].sum(1)
+        draw = torch.rand(count, generator=generator, device=inputs.device)
+        # float32 may round the product up to the number of places itself.
+        shift = torch.minimum((draw * (before + after + 1)).long(), before + after) - before
+        places = torch.arange(length, device=inputs.device) + margin + shift[:, None]
+        return inputs.gather(2, places[:, None].expand(-1, inputs.shape[1], -1))
 
     def _rotations(self, count: int, generator: torch.Generator) -> torch.Tensor:
         """Rotation matrices [count, 3, 3]: a uniform axis, an angle uniform up to the limit."""
@@ -90,6 +109,7 @@ def signal_augment(
     gain: tuple[float, float] = (0.9, 1.1),
     rotation_degrees: float = 0.0,
     channel_dropout: float = 0.0,
+    shift_samples: int = 0,
 ) -> dict[str, Any]:
     """The settings of `train.augment_options` for signals, with their defaults, checked.
 
@@ -102,9 +122,9 @@ def signal_augment(
                 f"{name} is a range from low to high, not negative; got [{low}, {high}]",
                 where=f"train.augment_options.{name}",
             )
-    if not 0 <= rotation_degrees <= 180 or not 0 <= channel_dropout <= 1:
+    if not 0 <= rotation_degrees <= 180 or not 0 <= channel_dropout <= 1 or shift_samples < 0:
         raise ConfigError(
-            "rotation_degrees is 0 to 180 and channel_dropout 0 to 1",
+            "rotation_degrees is 0 to 180, channel_dropout 0 to 1, shift_samples 0 or more",
             where="train.augment_options",
         )
     return {
@@ -112,13 +132,22 @@ def signal_augment(
         "gain": gain,
         "rotation_degrees": rotation_degrees,
         "channel_dropout": channel_dropout,
+        "shift_samples": shift_samples,
     }
 
 
 def build_augment(
-    options: dict[str, Any], signals_NCL: torch.Tensor, triples: tuple[Triple, ...]
+    options: dict[str, Any],
+    signals_NCL: torch.Tensor,
+    triples: tuple[Triple, ...],
+    *,
+    can_shift: bool = False,
 ) -> SignalAugment:
-    """The augmentation for these training windows; ConfigError as `signal_augment`."""
+    """The augmentation for these training windows; ConfigError as `signal_augment`.
+
+    Args:
+        can_shift: whether the inputs will bring the margins of `data.window_margins`.
+    """
     checked = typed_options(
         signal_augment, options, where="train.augment_options", owner="signals", strict=False
     )
@@ -128,6 +157,16 @@ def build_augment(
             "the channels form no x, y, z triples, so nothing can be turned",
             where="train.augment_options.rotation_degrees",
             hint="set it to 0, or name data.options.triples",
+        )
+    window = signals_NCL.shape[2]
+    if settings["shift_samples"] and (not can_shift or settings["shift_samples"] >= window):
+        reason = (
+            f"a shift must be shorter than the window of {window} samples"
+            if can_shift
+            else "cached variants of single windows cannot be shifted in time"
+        )
+        raise ConfigError(
+            reason, where="train.augment_options.shift_samples", hint="set it to 0 or lower"
         )
     return SignalAugment(
         **settings, scale_C=signals_NCL.std(dim=(0, 2), correction=0), triples=triples

@@ -6,6 +6,7 @@ Shapes: N windows, C channels, L samples of a window, F hand-made features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,19 @@ import numpy as np
 from regatta.data.manifest import Dropped, SplitName
 
 Triple = tuple[int, int, int]
+
+
+def xyz_triples(channels: Sequence[str]) -> tuple[Triple, ...]:
+    """Places of the channels whose names differ in a last x, y, z alone: one sensor each."""
+    place = {name: number for number, name in enumerate(channels)}
+    found = []
+    for name in channels:
+        axes = {"x": "xyz", "X": "XYZ"}.get(name[-1:], "")
+        names = [name[:-1] + axis for axis in axes]
+        if names and all(axis in place for axis in names):
+            x, y, z = (place[axis] for axis in names)
+            found.append((x, y, z))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -26,9 +40,12 @@ class WindowRow:
     path: Path
     """File that the window comes from."""
     recording: str
-    """Windows of one recording follow one another in time, and may overlap."""
+    """Windows of one recording are cut from one signal: where they overlap, they hold the same."""
     start: int
     """First sample of the window in its recording."""
+    session: str = ""
+    """Rows of one session stand in the order of time; empty = the recording. A session may have
+    pauses of unknown length between its recordings."""
     subject: str = ""
     """Empty = unknown; either all windows of a source have one or none has."""
     split: SplitName = ""
@@ -53,3 +70,17 @@ class WindowListing:
     features: np.ndarray | None = None
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def overlapping_runs(signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(number of the recording [N], start in it [N]) of windows [N, C, L] that overlap by half.
+
+    The files do not say where a recording begins: a window continues the one before if its first
+    half is the other's second half in every channel, value for value.
+    """
+    length = signals.shape[2]
+    step = length // 2
+    same = (signals[:-1, :, step:] == signals[1:, :, : length - step]).all(axis=(1, 2))
+    recordings = np.concatenate([[0], np.cumsum(~same)])
+    first = np.flatnonzero(np.concatenate([[True], ~same]))
+    return recordings, (np.arange(len(signals)) - first[recordings]) * step

@@ -118,7 +118,9 @@ class EpochInputs:
             return self._inputs[self._order[places.to(self._order.device)]]
         blocks = places // AUGMENT_BLOCK
         parts = [
-            self._changed_block(block)[(places[blocks == block] % AUGMENT_BLOCK).to(self._order.device)]
+            self._changed_block(block)[
+                (places[blocks == block] % AUGMENT_BLOCK).to(self._order.device)
+            ]
             for block in torch.unique_consecutive(blocks).tolist()
         ]
         return torch.cat(parts) if parts else self._inputs[:0]

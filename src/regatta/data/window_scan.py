@@ -1,4 +1,4 @@
-"""From a study's `data:` section to its windows: read the source, check, split.
+"""From a study's `data:` section to its windows: read the source, check, split. No torch.
 
 Shapes: N windows, C channels, L samples of a window.
 """
@@ -6,32 +6,50 @@ Shapes: N windows, C channels, L samples of a window.
 from __future__ import annotations
 
 import os
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from regatta.config.options import typed_options
 from regatta.config.schema import DataSection
 from regatta.core.errors import DataError
 from regatta.core.registry import SOURCES
 from regatta.data.manifest import Dropped, Manifest, Sample
+from regatta.data.scan_notes import listed, split_notes
+from regatta.data.splits import limit_training
+from regatta.data.unknown_classes import set_unknown_apart
+from regatta.data.window_listing import Triple, WindowListing
 from regatta.data.window_splits import split_windows
-from regatta.data.window_listing import WindowListing, WindowRow
-from regatta.data.windows import WindowStore
 
 _FROM_SECTION = ("root", "split", "seed")
 
 
-def build_windows(data: DataSection) -> tuple[Manifest, WindowStore]:
-    """The manifest of a source of signals, and the windows that it lists.
+@dataclass(frozen=True)
+class ScannedWindows:
+    """The samples of a study and what each holds; row i of the arrays is sample i of the manifest.
+
+    signals: float32 [N, C, L]; features: float32 [N, F] or None.
+    """
+
+    manifest: Manifest
+    signals: np.ndarray
+    channels: tuple[str, ...]
+    rate_hz: float
+    triples: tuple[Triple, ...]
+    features: np.ndarray | None
+
+
+def scan_windows(data: DataSection) -> ScannedWindows:
+    """Read a source of signals, leave damage out or refuse it, split, and check.
 
     Raises:
         DataError: a file is missing or wrong, a window is not finite under `damaged: fail`, a class
-            is without training samples.
+            is absent from train or validation.
+        SplitLeakError: a subject stands in two splits of the source.
         ConfigError: an unknown or wrongly typed option.
     """
     root = Path(os.path.abspath(data.root or Path("data") / data.source))
@@ -40,30 +58,90 @@ def build_windows(data: DataSection) -> tuple[Manifest, WindowStore]:
         source, data.options, where="data.options", reserved=_FROM_SECTION, strict=False
     )
     listing: WindowListing = source(root, split=data.split, seed=data.split_seed, **options)
+    _check_listing(listing, root)
     kept, damaged = _without_damage(listing, data, root)
     samples = [_sample(listing, row) for row in kept]
     samples, gaps, notes = split_windows(samples, [listing.rows[row] for row in kept], data)
+    notes += [*_split_notes(samples), *_copy_notes(samples)]
+    samples, classes, unknown_notes = set_unknown_apart(
+        samples, listing.classes, data.unknown_classes
+    )
+    samples, subset_notes = limit_training(samples, data.max_train_samples, data.split_seed)
     samples = sorted(samples, key=lambda sample: sample.sample_id)
     row_of = {row.sample_id: number for number, row in enumerate(listing.rows)}
     rows = [row_of[sample.sample_id] for sample in samples]
-    store = WindowStore(
-        [sample.sample_id for sample in samples],
-        torch.from_numpy(listing.signals[rows]),
+    dropped = [*listing.dropped, *damaged, *gaps]
+    notes = [*listing.notes, *notes, *unknown_notes, *subset_notes]
+    return ScannedWindows(
+        Manifest(samples, classes, dropped, notes),
+        listing.signals[rows],
         listing.channels,
         listing.rate_hz,
         listing.triples,
-        None if listing.features is None else torch.from_numpy(listing.features[rows]),
+        None if listing.features is None else listing.features[rows],
     )
-    dropped = [*listing.dropped, *damaged, *gaps]
-    return Manifest(samples, listing.classes, dropped, [*listing.notes, *notes]), store
+
+
+def _check_listing(listing: WindowListing, root: Path) -> None:
+    """What every source owes: windows, two classes, distinct ids, a class list that fits."""
+    if not listing.rows:
+        raise DataError(
+            "the source lists no windows", where=root, hint="check data.root and data.options"
+        )
+    present = {row.label_name for row in listing.rows}
+    if len(listing.classes) < 2:
+        raise DataError(
+            f"there is only one class: {', '.join(listing.classes)}",
+            where=root,
+            hint="two or more are needed to compare models",
+        )
+    absent = [name for name in listing.classes if name not in present]
+    if absent:
+        raise DataError(
+            f"{len(absent)} class(es) have no window at all: {listed(absent)}",
+            where=root,
+            hint="leave these classes out of the class list",
+        )
+    counts = Counter(row.sample_id for row in listing.rows)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    if twice:
+        raise DataError(f"{len(twice)} window(s) are listed twice: {listed(twice)}", where=root)
+
+
+def _split_notes(samples: Sequence[Sample]) -> list[str]:
+    """What the folds are, or which split is empty or lacks a class."""
+    folds = Manifest(list(samples), []).folds
+    if not folds:
+        return split_notes(samples)
+    gaps = sum(str(sample.extra["folds"]).count("-") for sample in samples)
+    note = f"{folds} folds: every window is judged once, by models that never saw its group"
+    left_out = f"; {gaps / folds:.0f} windows per fold are left out as a gap between its splits"
+    return [note + (left_out if gaps else "")]
+
+
+def _copy_notes(samples: Sequence[Sample]) -> list[str]:
+    """Windows of equal content that a fold or the split parts: the answer is then known."""
+    copies: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        copies[sample.content_hash].append(sample)
+    torn = [
+        alike
+        for alike in copies.values()
+        if len({str(s.extra.get("folds", s.split)) for s in alike}) > 1
+    ]
+    names = sorted(sample.sample_id for alike in torn for sample in alike)
+    if not torn:
+        return []
+    return [f"{len(torn)} window(s) stand in two splits as equal copies: {listed(names)}"]
 
 
 def _without_damage(
     listing: WindowListing, data: DataSection, root: Path
 ) -> tuple[list[int], list[Dropped]]:
     """Rows that can be used, and the others; DataError for those under `damaged: fail`."""
-    finite = np.isfinite(listing.signals).all(axis=(1, 2))
-    still: np.ndarray = np.ptp(listing.signals, axis=2) == 0
+    finite = np.asarray(np.isfinite(listing.signals).all(axis=(1, 2)))
+    # Not the range by subtraction: infinity less infinity warns.
+    still = np.equal(listing.signals.max(axis=2), listing.signals.min(axis=2))
     damaged = []
     for number, row in enumerate(listing.rows):
         if not finite[number]:

@@ -15,10 +15,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from regatta.config.schema import DataSection
 from regatta.core.errors import RecordError
 from regatta.core.files import atomic_path
-from regatta.data.manifest import Sample
+from regatta.data.manifest import Manifest, Sample
 from regatta.data.window_listing import Triple
+from regatta.data.window_scan import scan_windows
+
 
 @dataclass(frozen=True)
 class WindowStore:
@@ -86,3 +89,17 @@ class WindowStore:
                 where=path,
                 hint="delete it and manifest.parquet, then run the study again",
             ) from error
+
+
+def build_windows(data: DataSection) -> tuple[Manifest, WindowStore]:
+    """The manifest of a source of signals, and its windows; raises as `scan_windows`."""
+    scanned = scan_windows(data)
+    features = scanned.features
+    return scanned.manifest, WindowStore(
+        [sample.sample_id for sample in scanned.manifest.samples],
+        torch.from_numpy(scanned.signals),
+        scanned.channels,
+        scanned.rate_hz,
+        scanned.triples,
+        None if features is None else torch.from_numpy(features),
+    )

@@ -27,6 +27,7 @@ from regatta.data.frame_plan import FramePlan, plan_from_indices
 from regatta.data.manifest import Sample
 from regatta.data.splits import stratified_subset
 from regatta.data.transforms import Cut, Resize, mean_frame, plan_cut, resample
+from regatta.evaluation.judged_parts import Truth
 from regatta.evaluation.protocols import Protocol, View
 
 ReadFrames = Callable[[Sample, Sequence[int], int], Iterable[np.ndarray]]
@@ -52,16 +53,6 @@ class Clip(NamedTuple):
 
     plan: FramePlan
     cut: Cut
-
-
-class Truth(NamedTuple):
-    """What one condition shows of one sample, over all its views; as the columns of a part."""
-
-    distinct_frames: int
-    span_seconds: float
-    rate_hz: float | None
-    pad_share: float
-    clip_key: str
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from regatta.core.errors import RunError
 from regatta.core.signals import StopFlag
 from regatta.data.decode import read_chunks
 from regatta.data.loader import Decoder, map_in_threads
@@ -23,69 +22,28 @@ from regatta.evaluation.grid import (
     EntryInput,
     SampleFrames,
     SampleTask,
-    Truth,
     plan_task,
     prepare_frames,
     read_task,
 )
-from regatta.evaluation.part_files import (
-    PartCost,
-    open_folder,
-    part_is_whole,
-    record_cost,
-    split_parts,
+from regatta.evaluation.judged_parts import (
+    Forwarding,
+    JudgeCost,
+    Part,
+    PartJudge,
+    Row,
+    Spent,
+    close_judges,
+    open_judges,
+    open_parts,
+    open_pool,
 )
-from regatta.evaluation.predict import (
-    BatchedForward,
-    DeviceTimer,
-    ForwardPool,
-    JudgedEntry,
-    batches_side_by_side,
-)
+from regatta.evaluation.predict import DeviceTimer, JudgedEntry
 from regatta.evaluation.progress import Progress
 from regatta.evaluation.protocols import Protocol
-from regatta.evaluation.view_scores import average_views
-from regatta.records.predictions import TRUTH_COLUMNS, Condition, write_part
 
 AHEAD_BYTES = 1 << 30
 """Most pictures that are read ahead of the models; one sample may be larger."""
-
-
-@dataclass
-class JudgeCost:
-    """What one call of `judge_parts` did. Seconds are summed over the threads that spent them.
-
-    failed: run id -> why it could not be judged. Its finished parts stay; other runs go on.
-    """
-
-    parts_done: int = 0
-    parts_kept: int = 0
-    """Parts of this shard that every entry had on disk already."""
-    samples: int = 0
-    frames_decoded: int = 0
-    distinct_clips: int = 0
-    decode_seconds: float = 0.0
-    preprocess_seconds: float = 0.0
-    forward_seconds: dict[str, float] = field(default_factory=dict)
-    wall_seconds: float = 0.0
-    failed: dict[str, RunError] = field(default_factory=dict)
-
-    def keeps(self, run_id: str, step: Callable[[], None]) -> bool:
-        """Do one step of one run; False, and noted, when it fails."""
-        try:
-            step()
-        except RunError as error:
-            self.failed[run_id] = error
-        return run_id not in self.failed
-
-
-@dataclass(frozen=True)
-class Part:
-    """One part with the entries that still lack it."""
-
-    number: int
-    samples: list[Sample]
-    entries: list[JudgedEntry]
 
 
 @dataclass(frozen=True)
@@ -93,13 +51,12 @@ class Settings:
     """What stays the same over all parts of one call."""
 
     protocol: Protocol
-    batch_size: int
-    device: torch.device
-    autocast: torch.dtype | None
     resize: Resize | None
-    shard: tuple[int, int]
+    forwarding: Forwarding
 
-    pool: ForwardPool | None = None
+    @property
+    def device(self) -> torch.device:
+        return self.forwarding.device
 
     def input_of(self, entry: JudgedEntry) -> EntryInput:
         spec = entry.spec
@@ -144,26 +101,18 @@ def judge_parts(
         DecodeError: a sample cannot be read any more. What fails for one run alone is told in
             `JudgeCost.failed` instead.
     """
-    settings = Settings(protocol, batch_size, device, autocast, resize, shard)
-    for entry in entries:
-        open_folder(
-            entry.folder,
-            samples=samples,
-            conditions=protocol.conditions,
-            part_samples=part_samples,
-            fingerprint=entry.fingerprint,
-        )
-    own = list(enumerate(split_parts(samples, part_samples)))[shard[0] :: shard[1]]
-    parts = [part for part in (_lacking(entries, n, s, protocol) for n, s in own) if part.entries]
-    cost = JudgeCost(parts_kept=len(own) - len(parts))
-    progress = Progress(
-        [part.samples for part in parts], kept=cost.parts_kept, stop=stop, report=report
+    parts, kept = open_parts(
+        entries, samples, protocol.conditions, part_samples=part_samples, shard=shard
     )
+    cost = JudgeCost(parts_kept=kept)
+    progress = Progress([part.samples for part in parts], kept=kept, stop=stop, report=report)
+    forwarding = Forwarding(batch_size, device, autocast, shard, protocol.average)
     if parts:
         with ExitStack() as cleanup:
             if device.type == "cpu":
-                pool = cleanup.enter_context(closing(_forward_pool(entries, batch_size)))
-                settings = replace(settings, pool=pool)
+                pool = cleanup.enter_context(closing(open_pool(entries, batch_size)))
+                forwarding = replace(forwarding, pool=pool)
+            settings = Settings(protocol, resize, forwarding)
             loaded = _read_ahead(parts, settings, cost, threads=decode_threads, decoder=decoder)
             cleanup.enter_context(closing(loaded))
             for part in parts:
@@ -173,13 +122,6 @@ def judge_parts(
                     break
     cost.wall_seconds = progress.elapsed()
     return cost
-
-
-def _forward_pool(entries: Sequence[JudgedEntry], batch_size: int) -> ForwardPool:
-    threads = torch.get_num_threads()
-    specs = [entry.spec for entry in entries]
-    workers = batches_side_by_side(specs, batch_size=batch_size, threads=threads)
-    return ForwardPool(workers, threads=threads)
 
 
 def _read_ahead(
@@ -217,14 +159,6 @@ def _read_ahead(
     )
 
 
-def _lacking(
-    entries: Sequence[JudgedEntry], number: int, samples: list[Sample], protocol: Protocol
-) -> Part:
-    conditions = protocol.conditions
-    lacking = [e for e in entries if not part_is_whole(e.folder, number, samples, conditions)]
-    return Part(number, samples, lacking)
-
-
 def _plan_all(parts: list[Part], settings: Settings, cost: JudgeCost) -> Iterator[SampleTask]:
     for part in parts:
         for sample in part.samples:
@@ -242,11 +176,7 @@ def _judge_part(
     progress: Progress,
 ) -> None:
     started, decode_seconds, preprocess_seconds = time.perf_counter(), 0.0, 0.0
-    judges = [
-        PartJudge(part, entry, settings, progress.poll)
-        for entry in part.entries
-        if entry.run_id not in cost.failed
-    ]
+    judges = open_judges(part, settings.forwarding, cost, progress.poll)
     preprocess = DeviceTimer(settings.device)
     for frames in islice(loaded, len(part.samples)):
         progress.poll()
@@ -255,108 +185,22 @@ def _judge_part(
         decode_seconds += frames.decode_seconds
         preprocess_seconds += frames.preprocess_seconds
         cost.frames_decoded += len(frames.task.union)
-        judges = [j for j in judges if cost.keeps(j.run_id, partial(j.add, frames))]
+        add = partial(_add_clips, frames=frames, settings=settings)
+        judges = [j for j in judges if cost.keeps(j.run_id, partial(add, j))]
         progress.sample_done()
-    judges = [j for j in judges if cost.keeps(j.run_id, j.finish)]
-    preprocess_seconds += preprocess.take()
-    wall_seconds = time.perf_counter() - started
-    for judge in judges:
-        judge.write(decode_seconds, preprocess_seconds, wall_seconds, shared_by=len(judges))
-        known = cost.forward_seconds.get(judge.run_id, 0.0)
-        cost.forward_seconds[judge.run_id] = known + judge.forward_seconds
-        cost.distinct_clips += len(judge.scores_DK)
-    cost.decode_seconds += decode_seconds
-    cost.preprocess_seconds += preprocess_seconds
-    cost.samples += len(part.samples)
-    cost.parts_done += 1
+
+    def spent() -> Spent:
+        prepared = preprocess_seconds + preprocess.take()
+        return Spent(decode_seconds, prepared, time.perf_counter() - started)
+
+    close_judges(judges, spent, cost, samples=len(part.samples))
 
 
-class PartJudge:
-    """One entry on one part: its clips, then its scores, then its rows on disk.
-
-    scores_DK: float32, one row per distinct clip of the part, sample by sample.
-    """
-
-    def __init__(
-        self, part: Part, entry: JudgedEntry, settings: Settings, poll: Callable[[], None]
-    ) -> None:
-        self.run_id = entry.run_id
-        self._part, self._folder, self._settings = part, entry.folder, settings
-        self._input = settings.input_of(entry)
-        self._forward = BatchedForward(
-            entry,
-            batch_size=settings.batch_size,
-            device=settings.device,
-            autocast=settings.autocast,
-            poll=poll,
-            pool=settings.pool,
-        )
-        self._tasks: list[SampleTask] = []
-        self.scores_DK = np.empty((0, 0), dtype=np.float32)
-        self.forward_seconds = 0.0
-
-    def add(self, frames: SampleFrames) -> None:
-        """Queue the distinct clips of the part's next sample."""
-        self._tasks.append(frames.task)
-        for cut, rows_DT in frames.task.rows(self._input):
-            self._forward.add(frames.prepared[cut], rows_DT)
-
-    def finish(self) -> None:
-        """Run what is still queued; RunError names the first clip whose scores are not finite."""
-        self.scores_DK, self.forward_seconds = self._forward.finish()
-        finite = [bool(np.isfinite(scores_K).all()) for scores_K in self.scores_DK]
-        for sample, condition, _, rows in self._rows():
-            if not all(finite[row] for row in rows):
-                raise RunError(
-                    f"run {self.run_id} gave scores that are not finite",
-                    where=f"sample {sample.sample_id}, condition {condition.id}",
-                    hint="its weights or its precision are broken: train it again or judge in fp32",
-                )
-
-    def _rows(self) -> Iterator[tuple[Sample, Condition, Truth, list[int]]]:
-        """(sample, condition, truth, rows of `scores_DK`) of every prediction of the part; a row
-        per view."""
-        first = 0
-        conditions = self._settings.protocol.conditions
-        for task in self._tasks:
-            clips = task.clips[self._input]
-            for condition, truth, places in zip(
-                conditions, clips.truths, clips.places, strict=True
-            ):
-                yield task.sample, condition, truth, [first + place for place in places]
-            first += len(clips.distinct)
-
-    def write(
-        self,
-        decode_seconds: float,
-        preprocess_seconds: float,
-        wall_seconds: float,
-        *,
-        shared_by: int,
-    ) -> None:
-        """Write the part, then its cost; `shared_by` entries divide the given seconds."""
-        rows = list(self._rows())
-        columns = {
-            "sample_id": [sample.sample_id for sample, *_ in rows],
-            "group": [sample.group for sample, *_ in rows],
-            "condition": [condition.id for _, condition, *_ in rows],
-            "label": [sample.label for sample, *_ in rows],
-            **{
-                name: [getattr(truth, name) for *_, truth, _ in rows]
-                for name in (*TRUTH_COLUMNS, "clip_key")
-            },
-        }
-        average = self._settings.protocol.average
-        scores = np.stack([average_views(self.scores_DK[views], average) for *_, views in rows])
-        write_part(self._folder, self._part.number, columns, scores)
-        spent = PartCost(
-            samples=len(self._part.samples),
-            clips=len(rows),
-            distinct_clips=len(self.scores_DK),
-            decode_seconds=decode_seconds / shared_by,
-            preprocess_seconds=preprocess_seconds / shared_by,
-            forward_seconds=self.forward_seconds,
-            wall_seconds=wall_seconds / shared_by,
-            shared_by=shared_by,
-        )
-        record_cost(self._folder, self._settings.shard, self._part.number, spent)
+def _add_clips(judge: PartJudge, *, frames: SampleFrames, settings: Settings) -> None:
+    """Queue the distinct clips of the part's next sample, and note a row per condition."""
+    entry_input = settings.input_of(judge.entry)
+    for cut, rows_DT in frames.task.rows(entry_input):
+        judge.forward.add(frames.prepared[cut], rows_DT)
+    clips, sample = frames.task.clips[entry_input], frames.task.sample
+    shown = zip(settings.protocol.conditions, clips.truths, clips.places, strict=True)
+    judge.expect([Row(sample, *each) for each in shown], distinct=len(clips.distinct))

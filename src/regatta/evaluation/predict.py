@@ -1,8 +1,8 @@
-"""Clips through one model in batches of one fixed size, so that scores never depend on company.
+"""Samples through one model in batches of one fixed size, so that scores never depend on company.
 
 A matrix product of another size may add up in another order. A batch that is short is therefore
 filled up by repeating its last clip; then every row is bit-equal to that clip alone in its own
-filled-up batch.
+filled-up batch. A window of signals takes the place of a clip where the model reads signals.
 
 Shapes: B clips of a batch, T frames, S input side, P pictures of a sample, D clips of a sample,
 K classes.
@@ -10,6 +10,7 @@ K classes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -127,7 +128,7 @@ def batches_side_by_side(specs: Sequence[ModelSpec], *, batch_size: int, threads
     Small ones run in a thread each. Of large ones a few fill all cores and, as activations take
     many times the input, all memory too: their inputs together stay within SIDE_BY_SIDE_BYTES.
     """
-    floats = max(batch_size * spec.frames * 3 * spec.image_size**2 for spec in specs)
+    floats = max(batch_size * math.prod(spec.input_shape) for spec in specs)
     most = max(1, SIDE_BY_SIDE_BYTES // (4 * floats))
     return max(n for n in range(1, threads + 1) if threads % n == 0 and n <= most)
 
@@ -151,9 +152,11 @@ class BatchedForward:
         poll: Callable[[], None],
         pool: ForwardPool | None = None,
     ) -> None:
-        frames, side = entry.spec.frames, entry.spec.image_size
-        self._shape = (batch_size, frames, 3, side, side)
-        self._clips_BTCHW: torch.Tensor | None = None
+        # Pictures wait as uint8, a quarter of the memory; signals come in units of their own.
+        self._takes_pictures = entry.spec.kind != "signal"
+        self._dtype = torch.uint8 if self._takes_pictures else torch.float32
+        self._shape = (batch_size, *entry.spec.input_shape)
+        self._batch: torch.Tensor | None = None
         self._entry, self._device, self._autocast = entry, device, autocast
         self._poll, self._pool = poll, pool
         self._filled = 0
@@ -169,17 +172,44 @@ class BatchedForward:
         """
         rows_DT = rows_DT.to(self._device, non_blocking=True)
         while len(rows_DT):
-            if self._clips_BTCHW is None:
-                self._clips_BTCHW = torch.empty(self._shape, dtype=torch.uint8, device=self._device)
-            free = len(self._clips_BTCHW) - self._filled
-            taken_DT, rows_DT = rows_DT[:free], rows_DT[free:]
-            room = self._clips_BTCHW[self._filled : self._filled + len(taken_DT)]
+            room = self._room(len(rows_DT))
+            taken_DT, rows_DT = rows_DT[: len(room)], rows_DT[len(room) :]
             with self._timer.measure():
                 torch.index_select(frames_PCHW, 0, taken_DT.flatten(), out=room.flatten(0, 1))
-            self._filled += len(taken_DT)
-            self._total += len(taken_DT)
-            if len(taken_DT) == free:
-                self._run(self._clips_BTCHW)
+            self._take(len(room))
+
+    def add_inputs(self, inputs: torch.Tensor) -> None:
+        """Queue samples as forward takes them, float32 [D, ...] of the model's input shape.
+
+        Raises:
+            RunError: the model fails on a batch, or takes inputs of another shape.
+        """
+        if inputs.shape[1:] != self._shape[1:]:
+            raise RunError(
+                f"the model takes {list(self._shape[1:])}, not {list(inputs.shape[1:])}",
+                where=self._entry.run_id,
+                hint="judge it on the data that it was trained on",
+            )
+        while len(inputs):
+            room = self._room(len(inputs))
+            with self._timer.measure():
+                room.copy_(inputs[: len(room)], non_blocking=True)
+            inputs = inputs[len(room) :]
+            self._take(len(room))
+
+    def _room(self, wanted: int) -> torch.Tensor:
+        """Free rows of the batch in hand, at most `wanted`."""
+        if self._batch is None:
+            self._batch = torch.empty(self._shape, dtype=self._dtype, device=self._device)
+        return self._batch[self._filled : self._filled + wanted]
+
+    def _take(self, count: int) -> None:
+        """The next `count` rows are filled; a full batch runs."""
+        assert self._batch is not None
+        self._filled += count
+        self._total += count
+        if self._filled == len(self._batch):
+            self._run(self._batch)
 
     def finish(self) -> tuple[np.ndarray, float]:
         """Run what is left.
@@ -188,25 +218,25 @@ class BatchedForward:
             Scores float32 [all queued clips, K] in the order they came, and the seconds spent,
             summed over batches that ran side by side.
         """
-        if self._clips_BTCHW is not None and self._filled:
-            self._clips_BTCHW[self._filled :] = self._clips_BTCHW[self._filled - 1]
-            self._run(self._clips_BTCHW)
+        if self._batch is not None and self._filled:
+            self._batch[self._filled :] = self._batch[self._filled - 1]
+            self._run(self._batch)
         scores = [self._collect(item) for item in self._scores]
         with self._timer.measure():
             scores_DK = torch.cat(scores)[: self._total].cpu().numpy()
         self._scores, self._total = [], 0
         return scores_DK, self._timer.take()
 
-    def _run(self, clips_BTCHW: torch.Tensor) -> None:
+    def _run(self, batch: torch.Tensor) -> None:
         self._poll()
         self._filled = 0
         if self._pool is None:
             with self._naming_failures():
-                self._scores.append(self._forward(clips_BTCHW))
+                self._scores.append(self._forward(batch))
             return
-        self._scores.append(self._pool.submit(lambda: self._forward(clips_BTCHW)))
+        self._scores.append(self._pool.submit(lambda: self._forward(batch)))
         # The batch keeps its clips until it has run; the next one gets memory of its own.
-        self._clips_BTCHW = None
+        self._batch = None
 
     def _collect(self, scores_BK: torch.Tensor | Future[torch.Tensor]) -> torch.Tensor:
         if isinstance(scores_BK, torch.Tensor):
@@ -222,16 +252,18 @@ class BatchedForward:
             raise self._failure(error) from error
 
     @torch.inference_mode()
-    def _forward(self, clips_BTCHW: torch.Tensor) -> torch.Tensor:
+    def _forward(self, batch: torch.Tensor) -> torch.Tensor:
         spec, use_autocast = self._entry.spec, self._autocast is not None
         with self._timer.measure():
-            video_BTCHW = normalise(clips_BTCHW, spec.mean, spec.std)
+            inputs = normalise(batch, spec.mean, spec.std) if self._takes_pictures else batch
             with torch.autocast(self._device.type, dtype=self._autocast, enabled=use_autocast):
-                return self._entry.module(video_BTCHW).float()
+                return self._entry.module(inputs).float()
 
     def _failure(self, error: RuntimeError) -> RunError:
-        batch, frames, *_ = self._shape
-        work = f"judging {batch} clips of {frames} frames"
+        batch, what = self._shape[0], "windows of signals"
+        if self._takes_pictures:
+            what = f"clips of {self._entry.spec.frames} frames"
+        work = f"judging {batch} {what}"
         if isinstance(error, torch.OutOfMemoryError):
             return RunError(
                 f"out of device memory while {work}: {error}",

@@ -108,11 +108,7 @@ class Protocol:
     without_ceiling: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        ids = [condition.id for condition in self.conditions]
-        if len(set(ids)) < len(ids) or sum(c.is_reference for c in self.conditions) != 1:
-            raise ConfigError(
-                f"protocol '{self.name}' needs distinct condition ids and one reference"
-            )
+        check_conditions(self.name, self.conditions)
 
     @property
     def reference(self) -> Condition:
@@ -135,9 +131,16 @@ class Protocol:
         return views[0].plan
 
 
+def check_conditions(name: str, conditions: Sequence[Condition]) -> None:
+    """ConfigError unless condition ids are distinct and exactly one is the reference."""
+    ids = [condition.id for condition in conditions]
+    if len(set(ids)) < len(ids) or sum(c.is_reference for c in conditions) != 1:
+        raise ConfigError(f"protocol '{name}' needs distinct condition ids and one reference")
+
+
 @PROTOCOLS.register("plain", kind="any")
 def plain_protocol() -> Protocol:
-    """One clip per sample: frames spread evenly over the whole clip, as in validation."""
+    """One clip per sample, as in validation: frames spread over all of it, or the whole window."""
 
     def plan(
         total_frames: int, fps: float, condition: Condition, model_frames: int, **_: object

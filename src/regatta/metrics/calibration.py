@@ -32,6 +32,30 @@ def ece(probabilities_NK: ArrayLike, labels_N: ArrayLike, *, bins: int = 15) -> 
     Raises:
         DataError: as `check_probabilities`, or fewer than one bin.
     """
+    confidence, right, counts = _bin_sums(probabilities_NK, labels_N, bins)
+    # Sum of (right - confidence) per bin is the bin's weight times its gap, times N.
+    return float(np.abs(right - confidence).sum() / counts.sum())
+
+
+def reliability(
+    probabilities_NK: ArrayLike, labels_N: ArrayLike, *, bins: int = 15
+) -> tuple[Floats, Floats, Integers]:
+    """Mean confidence, accuracy and samples of each of the bins of `ece`, all [bins].
+
+    NaN where a bin has no sample (DeGroot and Fienberg 1983).
+
+    Raises:
+        DataError: as `ece`.
+    """
+    confidence, right, counts = _bin_sums(probabilities_NK, labels_N, bins)
+    weights = np.where(counts > 0, counts, np.nan)
+    return confidence / weights, right / weights, counts
+
+
+def _bin_sums(
+    probabilities_NK: ArrayLike, labels_N: ArrayLike, bins: int
+) -> tuple[Floats, Floats, Integers]:
+    """Per bin the sum of confidences, the right answers and the samples."""
     probabilities, labels = check_probabilities(probabilities_NK, labels_N)
     if bins < 1:
         raise DataError(f"there must be at least one bin, not {bins}")
@@ -39,9 +63,11 @@ def ece(probabilities_NK: ArrayLike, labels_N: ArrayLike, *, bins: int = 15) -> 
     right = probabilities.argmax(axis=1) == labels
     edges = np.linspace(0.0, 1.0, bins + 1)
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    # Sum of (right - confidence) per bin is the bin's weight times its gap, times N.
-    gaps = np.bincount(place, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    confidences, hits = (
+        np.bincount(place, weights=values, minlength=bins).astype(np.float64)
+        for values in (confidence, right)
+    )
+    return confidences, hits, np.bincount(place, minlength=bins)
 
 
 def check_probabilities(

@@ -88,10 +88,14 @@ def per_class_accuracy(
     predictions_N: ArrayLike, labels_N: ArrayLike, *, num_classes: int
 ) -> Floats:
     """Share of each class's samples that are right, [K]; NaN for a class without samples."""
-    counts = confusion_matrix(predictions_N, labels_N, num_classes=num_classes)
-    samples = counts.sum(axis=1)
+    return recalls(confusion_matrix(predictions_N, labels_N, num_classes=num_classes))
+
+
+def recalls(counts_KK: Integers) -> Floats:
+    """Diagonal over row sum of a confusion matrix, [K]; NaN for a class without samples."""
+    samples = counts_KK.sum(axis=1)
     return np.divide(
-        counts.diagonal(), samples, out=np.full(num_classes, np.nan), where=samples > 0
+        counts_KK.diagonal(), samples, out=np.full(len(counts_KK), np.nan), where=samples > 0
     )
 
 
@@ -105,10 +109,14 @@ def macro_f1(predictions_N: ArrayLike, labels_N: ArrayLike, *, num_classes: int)
 
     Classes that are neither in the labels nor in the predictions have no F1 and are left out.
     """
-    counts = confusion_matrix(predictions_N, labels_N, num_classes=num_classes)
-    denominator = counts.sum(axis=0) + counts.sum(axis=1)
+    return mean_f1(confusion_matrix(predictions_N, labels_N, num_classes=num_classes))
+
+
+def mean_f1(counts_KK: Integers) -> float:
+    """`macro_f1` of a confusion matrix."""
+    denominator = counts_KK.sum(axis=0) + counts_KK.sum(axis=1)
     seen = denominator > 0
-    return float((2 * counts.diagonal()[seen] / denominator[seen]).mean())
+    return float((2 * counts_KK.diagonal()[seen] / denominator[seen]).mean())
 
 
 def log_softmax(logits_NK: ArrayLike) -> Floats:

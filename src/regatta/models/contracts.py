@@ -6,7 +6,6 @@ vector, P channels that are encoded, K classes. Signals are float32 in their own
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -43,20 +42,44 @@ class EncodesOnce(Protocol):
 
 @runtime_checkable
 class FitsDirectly(Protocol):
-    """Is not trained step by step but solved for, as a logistic regression is."""
+    """Is not trained step by step but solved for, as a logistic regression is:
+    `forward(x)` is `decide(describe(x))`."""
+
+    def describe(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Features float64 [B, F] of samples as forward takes them; does not depend on the fit."""
+        ...
+
+    def decide(self, features_BF: torch.Tensor) -> torch.Tensor:
+        """Scores [B, K], as logits."""
+        ...
+
+    def candidates(self) -> list[dict[str, float]]:
+        """Settings that validation chooses among; one empty dict where there is no choice."""
+        ...
 
     def fit(
         self,
-        inputs: torch.Tensor,
+        features_NF: torch.Tensor,
         labels_N: torch.Tensor,
         *,
-        validation: tuple[torch.Tensor, torch.Tensor],
-        classes: Sequence[str],
+        setting: dict[str, float],
+        balanced: bool,
         seed: int,
     ) -> dict[str, Any]:
-        """Set the buffers from training samples; validation chooses settings such as the penalty.
+        """Set parameters and buffers from training samples, on the CPU; every class is among them.
 
+        Args:
+            balanced: classes weigh the same, whatever their number of samples.
         Returns:
-            JSON facts for training_results.json: what was tried and chosen.
+            JSON facts of this fit, such as whether the solver converged.
         """
+        ...
+
+
+@runtime_checkable
+class SizedByFit(Protocol):
+    """Has tensors whose size the training samples decide, so that a saved model says it."""
+
+    def take_sizes(self, state: dict[str, torch.Tensor]) -> None:
+        """Make room for the tensors of a saved state, given under this module's own keys."""
         ...

@@ -27,6 +27,11 @@ class KeyReport:
     unexpected: tuple[str, ...] = ()
     reshaped: dict[str, str] = field(default_factory=dict)
     without_effect: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    """Keys of the file, not of the module: parts that an encoder of features has no use for."""
+    allowed: dict[str, str] = field(default_factory=dict)
+    """Misfits that the entry's option `allow_keys` names."""
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.summary()
@@ -45,10 +50,17 @@ class KeyReport:
         parts += [f"interpolated {key}: {what}" for key, what in self.interpolated.items()]
         if self.without_effect:
             parts.append(f"{len(self.without_effect)} stored tensors without effect left out")
-        return "; ".join(parts)
+        if self.unused:
+            parts.append(f"not used: {', '.join(self.unused)}")
+        parts += [f"allowed {key}: {what}" for key, what in self.allowed.items()]
+        return "; ".join([*parts, *self.notes])
 
-    def refuse_misfit(self, where: object) -> None:
-        """Raise WeightsError, keys listed, when anything but the head is not as in the model."""
+    def refuse_misfit(self, where: object, *, can_allow: bool = False) -> None:
+        """Raise WeightsError, keys listed, when anything but the head is not as in the model.
+
+        Args:
+            can_allow: the entry has an option `allow_keys`.
+        """
         reshaped = [f"{key} ({what})" for key, what in self.reshaped.items()]
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "reshaped": reshaped}
         parts = [f"{kind}: {list_keys(keys)}" for kind, keys in kinds.items() if keys]
@@ -56,7 +68,10 @@ class KeyReport:
             raise WeightsError(
                 "the checkpoint does not fit the model; " + "; ".join(parts),
                 where=where,
-                hint="only the classifier may be new: use a checkpoint fine-tuned for "
+                hint="choose the encoder that the checkpoint was made with, or name keys that "
+                "may differ in the entry's option allow_keys"
+                if can_allow
+                else "only the classifier may be new: use a checkpoint fine-tuned for "
                 "classification, with the same model, size, tubelet and patch",
             )
 

@@ -20,6 +20,7 @@ from regatta.config.schema import EntrySection
 from regatta.core.errors import ConfigError, RunError
 from regatta.core.registry import MODELS
 from regatta.core.seeds import derive_seed
+from regatta.models.encoder_files import EncoderFiles
 from regatta.models.hub import PROCESSOR_FILES, checkpoint_folder, read_normalisation
 
 Size = Literal["tiny", "small", "base"]
@@ -30,7 +31,6 @@ FROM_DATA = ("channels", "length")
 State = dict[str, torch.Tensor]
 IMAGENET_MEAN: Colours = (0.485, 0.456, 0.406)
 IMAGENET_STD: Colours = (0.229, 0.224, 0.225)
-POSITION_NAMES = ("position_embeddings", "time_embeddings", "cls_token")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,10 @@ class CheckpointLayout:
     """Extra keys of preprocessor_config.json."""
     config_optional: bool = False
     """Published files have no config.json, and shapes alone betray every other architecture."""
+    encoder: EncoderFiles | None = None
+    """Files may hold the encoder alone: what lies outside it is then new, as a head is."""
+    allow_keys: tuple[str, ...] = ()
+    """Patterns of keys that may be missing, extra or of another shape."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ class ModelSpec:
         """One sample in words, for messages."""
         if self.kind == "video":
             return f"{self.frames} frames at {self.image_size} x {self.image_size} pixels"
+        if self.reads == "features":
+            return f"{self.shape[0]} features"
         return f"{self.shape[0]} channels of {self.shape[1]} samples"
 
 
@@ -217,7 +223,9 @@ def check_default_checkpoint(spec: ModelSpec, *, where: object = None) -> str:
     """The published checkpoint of this model; ConfigError when the size has none."""
     size = spec.config["size"]
     if spec.default_checkpoint is None or size != "base":
-        subject = f"{spec.name} has no published checkpoint"
+        encoder = spec.config["options"].get("encoder")
+        name = f"{spec.name} with encoder {encoder}" if encoder else spec.name
+        subject = f"{name} has no published checkpoint"
         raise ConfigError(
             subject if spec.default_checkpoint is None else f"{subject} for size '{size}'",
             where=where,
@@ -269,37 +277,6 @@ def check_clip_shape(video_BTCHW: torch.Tensor, *, frames: int, image_size: int)
             f"the model takes clips of {list(expected)}, not {list(video_BTCHW.shape[1:])}",
             hint="set frames and image_size in the entry's options, and plan clips from its spec",
         )
-
-
-def parameter_groups(
-    module: nn.Module, spec: ModelSpec, *, lr: float, head_lr_factor: float, weight_decay: float
-) -> list[dict[str, Any]]:
-    """Trainable parameters as optimizer groups: each exactly once, empty groups left out.
-
-    Biases, norms and position embeddings (one axis, or named so) are not decayed. The head learns
-    at lr * head_lr_factor only when the backbone is pretrained; otherwise all parts are as new.
-    Each group has `name`, `params`, `lr` and `weight_decay`.
-    """
-    head_lr = lr * head_lr_factor if spec.pretrained else lr
-    groups: dict[str, dict[str, Any]] = {}
-    for key, parameter in module.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        key = clean_key(key)
-        part = "head" if key.startswith(spec.head_prefixes) else "backbone"
-        decays = parameter.ndim > 1 and key.rsplit(".", 1)[-1] not in POSITION_NAMES
-        name = part if decays else f"{part}_no_decay"
-        group = groups.setdefault(
-            name,
-            {
-                "name": name,
-                "params": [],
-                "lr": head_lr if part == "head" else lr,
-                "weight_decay": weight_decay if decays else 0.0,
-            },
-        )
-        group["params"].append(parameter)
-    return [groups[name] for name in sorted(groups)]
 
 
 def clean_key(key: str) -> str:

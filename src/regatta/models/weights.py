@@ -20,6 +20,9 @@ from torch import nn
 
 from regatta.core.errors import DataError, WeightsError
 from regatta.core.files import path_under, write_bytes, write_json
+from regatta.models.account import account_keys
+from regatta.models.contracts import SizedByFit
+from regatta.models.encoder_files import check_own, is_own, normalisation_note, read_published
 from regatta.models.hub import (
     INDEX_FILE,
     PROCESSOR_FILE,
@@ -71,15 +74,15 @@ def load_checkpoint(
     folder = checkpoint_folder(checkpoint)
     config = _read_config(spec, folder)
     _check_architecture(spec, config, folder)
-    _check_normalisation(spec, folder)
-    state = _rename(read_state(folder), spec, folder)
-    keep_head = classes is not None and read_labels(config) == list(classes)
     inner = unwrap(module)
-    report, fitted = _account(inner.state_dict(), state, spec, config, keep_head=keep_head)
-    report = with_changes(report, source=describe_source(checkpoint, folder))
-    report.refuse_misfit(folder)
+    target = inner.state_dict()
+    state, facts = _read_as_ours(folder, target, spec, config)
+    keep_head = classes is not None and read_labels(config) == list(classes)
+    report, fitted = account_keys(target, state, spec, config, keep_head=keep_head)
+    report = with_changes(report, source=describe_source(checkpoint, folder), **facts)
+    report.refuse_misfit(folder, can_allow=spec.layout.encoder is not None)
     _refuse_non_finite(fitted, folder)
-    inner.load_state_dict({**inner.state_dict(), **fitted}, strict=True)
+    inner.load_state_dict({**target, **fitted}, strict=True)
     return report
 
 
@@ -128,11 +131,13 @@ def load_model(folder: Path) -> tuple[nn.Module, ModelSpec, list[str]]:
     spec = _saved_spec(config, folder)
     classes = read_labels(config)
     module = seeded_build(spec.build, 0)(len(classes))
+    if isinstance(module, SizedByFit):
+        module.take_sizes(read_state(folder))
     report = load_checkpoint(module, spec, str(folder), classes=classes)
     if report.interpolated:
         raise WeightsError("positions do not fit the saved options", where=folder / "config.json")
-    if report.new_head:
-        raise WeightsError(f"no tensors for {list_keys(report.new_head)}", where=folder)
+    if absent := [*report.new_head, *report.allowed]:
+        raise WeightsError(f"no tensors for {list_keys(absent)}", where=folder)
     return module.eval(), spec, classes
 
 
@@ -176,54 +181,6 @@ def read_labels(config: dict[str, Any]) -> list[str]:
         raise WeightsError("id2label does not number the classes from 0") from error
 
 
-def _account(
-    target: State, state: State, spec: ModelSpec, config: dict[str, Any], *, keep_head: bool
-) -> tuple[KeyReport, State]:
-    """Compare a checkpoint's state (module keys) with the module's; what would be loaded."""
-    heads = _new_heads(state, spec, keep_head=keep_head)
-    state = {key: tensor for key, tensor in state.items() if not key.startswith(heads)}
-    silent = [key for key, tensor in state.items() if _is_silent(key, tensor, target, spec)]
-    state = {key: tensor for key, tensor in state.items() if key not in silent}
-    fit = spec.layout.fit_positions
-    interpolated = fit(state, config) if fit else {}
-    fitted = {key: tensor for key, tensor in state.items() if key in target}
-    reshaped = {
-        key: f"{list(tensor.shape)} in the file, {list(target[key].shape)} in the model"
-        for key, tensor in fitted.items()
-        if tensor.shape != target[key].shape
-    }
-    new_head = [key for key in target if key.startswith(heads)]
-    missing = [
-        k for k in target if k not in fitted and not k.startswith((*heads, *spec.layout.unused))
-    ]
-    report = KeyReport(
-        source="",
-        loaded=tuple(sorted(fitted)),
-        new_head=tuple(new_head),
-        interpolated=interpolated,
-        missing=tuple(sorted(missing)),
-        unexpected=tuple(sorted(set(state) - set(target))),
-        reshaped=reshaped,
-        without_effect=tuple(sorted(silent)),
-    )
-    return report, fitted
-
-
-def _is_silent(key: str, tensor: torch.Tensor, target: State, spec: ModelSpec) -> bool:
-    """Whether a stored tensor that the module has no place for cannot change any output."""
-    if key.startswith(spec.layout.unused):
-        return key not in target or target[key].shape != tensor.shape
-    return key.endswith(spec.layout.without_effect) and key not in target
-
-
-def _new_heads(state: State, spec: ModelSpec, *, keep_head: bool) -> tuple[str, ...]:
-    """Prefixes of the head's parts that stay random."""
-    reusable = spec.layout.reusable_head
-    absent = [part for part in reusable if not any(key.startswith(part) for key in state)]
-    fixed = [part for part in spec.head_prefixes if part not in reusable and not keep_head]
-    return (*absent, *fixed)
-
-
 def _conversion_hint(pickled: list[str]) -> str:
     published = [name for name in pickled if not name.endswith(".bin")]
     if published:
@@ -253,6 +210,23 @@ def _read_file(path: Path) -> State:
             where=path,
             hint="save or download the checkpoint again",
         ) from error
+
+
+def _read_as_ours(
+    folder: Path, target: State, spec: ModelSpec, config: dict[str, Any]
+) -> tuple[State, dict[str, Any]]:
+    """The tensors of a folder by the module's keys, and facts for the key report."""
+    state = read_state(folder)
+    files = spec.layout.encoder
+    if files is None:
+        _check_normalisation(spec, folder)
+        return _rename(state, spec, folder), {}
+    if is_own(state):
+        check_own(config, files, folder)
+        return state, {}
+    state, unused = read_published(state, files, folder)
+    note = normalisation_note(state, target, read_normalisation(folder))
+    return state, {"unused": unused, "notes": (note,)}
 
 
 def _rename(state: State, spec: ModelSpec, folder: Path) -> State:

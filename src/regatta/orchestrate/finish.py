@@ -96,7 +96,7 @@ def report_is_current(folder: StudyFolder, study: Study) -> bool:
         return False
 
 
-def _last_error(log: Path) -> str:
+def last_error(log: Path) -> str:
     """The last error of ours in a log, with its place and next step; else its last error line."""
     text = "\n" + log.read_text(encoding="utf-8", errors="replace").rstrip()
     _, ours, block = text.rpartition("\nerror: ")
@@ -126,7 +126,7 @@ def _run_verb(
     if stop.requested:
         return stop.exit_code
     if child.returncode:
-        echo(f"{verb}: failed: {_last_error(log) or f'exit code {child.returncode}, see {log}'}")
+        echo(f"{verb}: failed: {last_error(log) or f'exit code {child.returncode}, see {log}'}")
         return child.returncode if child.returncode > 0 else 1
     if verb == "compare":
         echo(log.read_text(encoding="utf-8", errors="replace").rstrip())

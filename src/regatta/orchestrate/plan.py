@@ -1,7 +1,8 @@
 """What is missing of a study, as a graph of tasks. A task says what to start, the launcher where.
 
-prepare -> train (one process per run) -> judge (all trained runs together, sharded). Comparing and
-reporting follow when the graph is done. Nothing missing = an empty plan.
+prepare -> train (one process per run) -> judge (all trained runs of a fold together; without folds
+all, sharded). Comparing and reporting follow when the graph is done. Nothing missing = an empty
+plan.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Task:
             return "data"
         if len(self.run_ids) == 1:
             return self.run_ids[0]
-        return f"judging {self.shard} of {len(self.run_ids)} runs"
+        return f"judging {' '.join(self.id.split(':')[1:])} of {len(self.run_ids)} runs"
 
 
 @dataclass(frozen=True)
@@ -130,18 +131,19 @@ def plan_study(
     ]
     protocol = protocol_id(study.protocol)
     unjudged = [s for s, run in runs if not run.is_judged(protocol) and s.run_id not in skip]
-    after = tuple(task.id for task in train)
     if judge_separately:
-        judge = [
-            _judge_task(folder, study, [s], "1/1", needs, after, worker_command) for s in unjudged
-        ]
+        benches = [[spec] for spec in unjudged]
     else:
-        count = max(1, min(judge_shards, _parts_to_judge(folder, study)))
-        judge = [
-            _judge_task(folder, study, unjudged, f"{number}/{count}", needs, after, worker_command)
-            for number in range(1, count + 1)
-            if unjudged
-        ]
+        # The runs of one fold share its test samples; without folds all runs share theirs.
+        folds = dict.fromkeys(spec.fold for spec in unjudged)
+        benches = [[spec for spec in unjudged if spec.fold == fold] for fold in folds]
+    most = 1 if judge_separately or len(benches) > 1 else judge_shards
+    count = max(1, min(most, _parts_to_judge(folder, study)))
+    judge = [
+        _judge_task(folder, study, specs, f"{number}/{count}", needs, after, worker_command)
+        for specs, after in ((specs, _trainings(train, specs)) for specs in benches)
+        for number in range(1, count + 1)
+    ]
     return Plan((*prepare, *train, *judge))
 
 
@@ -201,6 +203,13 @@ def _train_task(
     )
 
 
+def _trainings(tasks: list[Task], specs: list[RunSpec]) -> tuple[str, ...]:
+    """Training tasks that judging these runs waits for: those of their fold, or all."""
+    folds = {spec.fold for spec in specs}
+    runs = {spec.run_id for spec in specs}
+    return tuple(task.id for task in tasks if folds == {None} or runs.intersection(task.run_ids))
+
+
 def _judge_task(
     folder: StudyFolder,
     study: Study,
@@ -212,13 +221,15 @@ def _judge_task(
 ) -> Task:
     run_ids = tuple(spec.run_id for spec in specs)
     alone = len(run_ids) == 1
+    fold = "" if specs[0].fold is None else f"fold{specs[0].fold}"
+    # A task's id is also its key among the jobs: two folds may not share one.
+    place = ":".join(filter(None, ["judge", run_ids[0] if alone else fold, shard]))
+    log = "-".join(filter(None, ["judge", fold, shard.partition("/")[0]]))
     return Task(
-        f"judge:{run_ids[0]}:{shard}" if alone else f"judge:{shard}",
+        place,
         "judge",
         (*worker_command, "judge", "--study", str(folder.path)),
-        folder.run(run_ids[0]).log
-        if alone
-        else folder.path / f"judge-{shard.partition('/')[0]}.log",
+        folder.run(run_ids[0]).log if alone else folder.path / f"{log}.log",
         run_ids,
         shard,
         needs=needs,

@@ -27,6 +27,9 @@ from regatta.core.errors import ConfigError, RecordError
 from regatta.core.files import atomic_path, read_json, write_json
 from regatta.core.registry import nearest
 
+UNKNOWN_FOLDER = "unknown"
+"""Below a run's predictions: those on samples of classes that the study keeps from its models, as
+recorded, with the label -1."""
 TRUTH_COLUMNS = ("distinct_frames", "span_seconds", "rate_hz", "pad_share")
 
 

@@ -240,6 +240,7 @@ def _open_run(run: RunFolder, spec: RunSpec) -> None:
             "size": spec.entry.size,
             "checkpoint": spec.entry.checkpoint,
             "seed": spec.seed,
+            "fold": spec.fold,
             "content_hash": spec.content_hash,
             "train": spec.train.model_dump(mode="json"),
         },

@@ -266,12 +266,16 @@ class CostPoint:
     judge_ms_per_clip: float | None
 
 
-def accuracy_vs_cost(points: Sequence[CostPoint]) -> Figure | None:
-    """Accuracy against each cost that was measured; None when none was."""
+def accuracy_vs_cost(points: Sequence[CostPoint], *, sample: str = "clip") -> Figure | None:
+    """Accuracy against each cost that was measured; None when none was.
+
+    Args:
+        sample: what one judged sample is called.
+    """
     panels = [
         ("training time", [p.train_seconds for p in points], TIME_UNITS),
         ("parameters", [p.parameters for p in points], COUNT_UNITS),
-        ("judging, ms per clip", [p.judge_ms_per_clip for p in points], ((1.0, ""),)),
+        (f"judging, ms per {sample}", [p.judge_ms_per_clip for p in points], ((1.0, ""),)),
     ]
     panels = [panel for panel in panels if any(cost is not None for cost in panel[1])]
     if not panels:

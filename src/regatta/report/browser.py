@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from regatta.report.contents import (
-    CONDITION_COLUMNS,
+    condition_columns,
     fact_text,
     interval_cell,
     row_interval,
     row_source,
 )
 from regatta.report.material import Material, axis_text
+from regatta.report.words import perturbation_words
 
 
 def browser_view(material: Material) -> dict[str, Any] | None:
@@ -24,10 +25,12 @@ def browser_view(material: Material) -> dict[str, Any] | None:
     if len(conditions) < 2:
         return None
     names = material.comparison["axes"]
-    if not names or any(set(c["axes"]) != set(names) for c in conditions):
-        # Conditions without common axes are chosen by name.
+    if not names or any(set(c["axes"]) != set(names) for c in conditions) or material.is_signal:
+        # Conditions without common axes are chosen by name; so are perturbations, each of which
+        # has levels of its own.
         keys = {c["id"]: c["id"] for c in conditions}
-        axes = [{"name": "condition", "choices": [(c["id"], c["id"]) for c in conditions]}]
+        choices = [(c["id"], perturbation_words(c["axes"]) or c["id"]) for c in conditions]
+        axes = [{"name": "condition", "choices": choices}]
     else:
         keys = {c["id"]: "|".join(str(c["axes"][name]) for name in names) for c in conditions}
         axes = [{"name": name, "choices": _choices(name, conditions)} for name in names]
@@ -38,7 +41,7 @@ def browser_view(material: Material) -> dict[str, Any] | None:
         "chosen": keys[headline].split("|"),
         "cells": cells,
         "current": cells[keys[headline]],
-        "columns": [(name, heading) for name, heading, _ in CONDITION_COLUMNS],
+        "columns": [(name, heading) for name, heading, _ in condition_columns(material)],
         "entries": [(entry, material.positions[entry]) for entry in material.entries],
     }
 
@@ -55,16 +58,18 @@ def _cell(material: Material, condition: str) -> dict[str, Any]:
     rows = [material.rows[(entry, condition)] for entry in material.entries]
     return {
         "id": condition,
-        "note": _note(condition, rows),
-        "entries": [_entry(row) for row in rows],
+        "note": _note(condition, rows, material),
+        "entries": [_entry(material, row) for row in rows],
     }
 
 
-def _entry(row: dict[str, Any]) -> dict[str, Any]:
+def _entry(material: Material, row: dict[str, Any]) -> dict[str, Any]:
     shown = interval_cell(row_interval(row), factor=100).text
     accuracy, _, interval = shown.partition(" [")
     texts = {"accuracy": accuracy, "interval": f"[{interval}" if interval else ""}
-    texts |= {name: fact_text(name, row[name], factor) for name, _, factor in CONDITION_COLUMNS}
+    texts |= {
+        name: fact_text(name, row[name], factor) for name, _, factor in condition_columns(material)
+    }
     low, high = _percent(row["accuracy_low"]), _percent(row["accuracy_high"])
     return {
         "texts": texts,
@@ -80,8 +85,25 @@ def _percent(value: float | None) -> float | None:
     return None if value is None else round(100 * value, 2)
 
 
-def _note(condition: str, rows: list[dict[str, Any]]) -> str:
+def _note(condition: str, rows: list[dict[str, Any]], material: Material) -> str:
     """What is odd about a cell, in words."""
+    clips = f"{material.words.sample}s"
+    parts = [] if material.is_signal else _still_notes(rows)
+    twins = {tuple(row["identical_to"]) for row in rows}
+    if len(twins) == 1 and rows[0]["identical_to"]:
+        others = ", ".join(rows[0]["identical_to"])
+        parts.append(f"Its {clips} are identical to those of {others}.")
+    else:
+        parts += [
+            f"For {row['model']} its {clips} are identical to those of "
+            f"{', '.join(row['identical_to'])}."
+            for row in rows
+            if row["identical_to"]
+        ]
+    return " ".join([f"Condition {condition}.", *parts])
+
+
+def _still_notes(rows: list[dict[str, Any]]) -> list[str]:
     parts = []
     still = [row["model"] for row in rows if row["still_share"] and row["still_share"] >= 1]
     if still:
@@ -93,14 +115,4 @@ def _note(condition: str, rows: list[dict[str, Any]]) -> str:
             parts.append(
                 f"{row['model']} sees one still frame in {100 * share:.0f} % of the clips."
             )
-    twins = {tuple(row["identical_to"]) for row in rows}
-    if len(twins) == 1 and rows[0]["identical_to"]:
-        parts.append(f"Its clips are identical to those of {', '.join(rows[0]['identical_to'])}.")
-    else:
-        parts += [
-            f"For {row['model']} its clips are identical to those of "
-            f"{', '.join(row['identical_to'])}."
-            for row in rows
-            if row["identical_to"]
-        ]
-    return " ".join([f"Condition {condition}.", *parts])
+    return parts

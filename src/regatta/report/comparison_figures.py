@@ -9,7 +9,8 @@ import numpy as np
 
 from regatta.report import bars, curves, heatmaps
 from regatta.report.material import Material
-from regatta.report.style import Drawn, FigureGap, drawn
+from regatta.report.style import PALETTE, Drawn, FigureGap, drawn
+from regatta.report.training_plots import training_history
 
 Interval = tuple[float, float, float]
 """(estimate, low, high); NaN = not known."""
@@ -20,9 +21,11 @@ def comparison_figures(material: Material) -> Iterator[Drawn]:
         yield _heatmaps(material, material.axes)
         yield _accuracy_curves(material, material.axes)
         yield _frame_curves(material)
-    yield _best_accuracy(material)
+    if not material.is_signal:
+        # The best of many perturbations says nothing; windows have the race at a glance instead.
+        yield _best_accuracy(material)
     yield _forest(material)
-    yield _training(material)
+    yield from _training(material)
     yield _cost(material)
 
 
@@ -161,30 +164,39 @@ def _forest(material: Material) -> Drawn:
     if len(material.comparison["conditions"]) > 1:
         panels.append(("mean over all conditions", [_pair_row(pair) for pair in pairs["average"]]))
     margin, confidence = pairs["margin_points"], material.comparison["provenance"]["confidence"]
+    paired_by = "window" if material.is_signal else "sample"
     numbers = "; ".join(f"{p.first} minus {p.second} {p.difference:+.1f}" for p in panels[0][1])
     return drawn(
         "forest",
         bars.forest_plot(panels, margin_points=margin, confidence=confidence),
         title=title,
-        caption="First minus second, paired by sample. Filled: the corrected test and the interval "
-        f"say that they differ. Shaded: the equivalence margin of ±{margin:g} "
+        caption=f"First minus second, paired by {paired_by}. Filled: the corrected test and the "
+        f"interval say that they differ. Shaded: the equivalence margin of ±{margin:g} "
         f"{'point' if margin == 1 else 'points'}.",
         alt=f"Forest plot of differences in points: {numbers}.",
     )
 
 
-def _training(material: Material) -> Drawn:
-    title = "Training curves"
+def _training(material: Material) -> Iterator[Drawn]:
+    """The history of all runs; where entries outnumber the colours, in several figures."""
+    title = "Training history"
     if not material.curves:
         reason = "No training record was found: there are no curves to draw."
-        return FigureGap("training_curves", title, reason)
-    return drawn(
-        "training_curves",
-        curves.training_curves(material.curves),
-        title=title,
-        caption="Loss, accuracy and learning rate of every run: dashed training, solid validation.",
-        alt="Loss, accuracy and learning rate against epochs, one line per run.",
-    )
+        yield FigureGap("training_history", title, reason)
+        return
+    entries = list(dict.fromkeys(curve.entry for curve in material.curves))
+    for part, start in enumerate(range(0, len(entries), len(PALETTE))):
+        shown = entries[start : start + len(PALETTE)]
+        chosen = [curve for curve in material.curves if curve.entry in shown]
+        yield drawn(
+            "training_history" if part == 0 else f"training_history_{part + 1}",
+            training_history(chosen),
+            title=title,
+            caption="A line per run: loss and accuracy (dashed training, solid validation), "
+            "learning rate on a logarithmic axis, seconds of each epoch.",
+            alt="Loss, accuracy, learning rate and seconds per epoch of "
+            f"{len(chosen)} runs of {', '.join(shown)}.",
+        )
 
 
 def _cost(material: Material) -> Drawn:
@@ -199,7 +211,10 @@ def _cost(material: Material) -> Drawn:
         )
         for entry in material.comparison["entries"]
     ]
-    title, figure = "Accuracy against cost", bars.accuracy_vs_cost(points)
+    title, figure = (
+        "Accuracy against cost",
+        bars.accuracy_vs_cost(points, sample=material.words.sample),
+    )
     if figure is None:
         reason = "No cost was measured, so accuracy cannot be set against it."
         return FigureGap("accuracy_vs_cost", title, reason)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from regatta.report.costs import ResultCell, cost_columns
 from regatta.report.material import PERCENT_AXES, Material
-from regatta.report.numbers import (
-    chance_text,
-    count_text,
-    duration_text,
-    p_text,
-    percent_text,
-    signed_text,
-)
+from regatta.report.numbers import chance_text, p_text, percent_text, signed_text
 from regatta.report.tables import NOT_MEASURED, Cell, Column, Table, number_cell, text_cell
 
 COMPARISON = "results/comparison.json"
@@ -69,10 +63,6 @@ def results_table(material: Material) -> Table:
     return Table("main_results", title, [column for column, _ in parts], rows)
 
 
-ResultCell = Callable[[dict[str, Any], dict[str, Any]], Cell]
-"""(entry section of the comparison, its place in the ranking) -> cell."""
-
-
 def _result_columns(material: Material) -> list[tuple[Column, ResultCell]]:
     """Columns of the main table with what fills them; those that make no sense are left out."""
     entries = material.comparison["entries"]
@@ -87,14 +77,15 @@ def _result_columns(material: Material) -> list[tuple[Column, ResultCell]]:
             ),
         ),
         (
-            any(entry["top5"] is not None for entry in entries),
+            not material.is_signal and any(entry["top5"] is not None for entry in entries),
             Column("top-5, %", ("top5_percent",)),
             lambda entry, _: number_cell(
                 entry["top5"], percent_text, factor=100, source=_entry_source(entry, "top5")
             ),
         ),
+        *_score_columns(material),
         (
-            several_conditions,
+            several_conditions and not material.is_signal,
             Column("mean of all conditions, %", interval_keys("mean_accuracy_percent")),
             lambda entry, _: interval_cell(
                 entry["average_accuracy"],
@@ -109,40 +100,29 @@ def _result_columns(material: Material) -> list[tuple[Column, ResultCell]]:
                 rank["probability_first"], chance_text, source=f"{COMPARISON}: ranking, headline"
             ),
         ),
-        *_cost_columns(material),
+        *((not material.is_signal, *part) for part in cost_columns(material)),
     ]
     return [(column, cell) for present, column, cell in columns if present]
 
 
-def _cost_columns(material: Material) -> list[tuple[bool, Column, ResultCell]]:
-    def training(entry: dict[str, Any]) -> str:
-        return "training_results.json of " + ", ".join(entry["runs"])
+def _score_columns(material: Material) -> list[tuple[bool, Column, ResultCell]]:
+    """Scores that weigh classes equally, for windows of signals, whose classes differ in size."""
+    found = material.classification
+    shown = bool(found) and material.is_signal
 
-    return [
-        (
-            True,
-            Column("parameters", ("parameters",)),
+    def column(key: str, heading: str) -> tuple[bool, Column, ResultCell]:
+        return (
+            shown,
+            Column(f"{heading}, %", (f"{key}_percent",)),
             lambda entry, _: number_cell(
-                entry["cost"]["parameters"], count_text, source=training(entry)
+                found[entry["name"]][key],
+                percent_text,
+                factor=100,
+                source=f"{COMPARISON}: classification, {entry['name']}, {key}",
             ),
-        ),
-        (
-            True,
-            Column("training time", ("train_seconds",), note="mean of the entry's runs"),
-            lambda entry, _: number_cell(
-                entry["cost"]["train_seconds"], duration_text, source=training(entry)
-            ),
-        ),
-        (
-            True,
-            Column("judging, ms per clip", ("judge_ms_per_clip",), note="decode, prepare, forward"),
-            lambda entry, _: number_cell(
-                material.ms_per_clip(entry["name"]),
-                "{:.3g}".format,
-                source="complete.json of " + ", ".join(entry["runs"]),
-            ),
-        ),
-    ]
+        )
+
+    return [column("balanced_accuracy", "balanced accuracy"), column("macro_f1", "macro F1")]
 
 
 def _entry_source(entry: dict[str, Any], key: str) -> str:
@@ -199,6 +179,17 @@ CONDITION_COLUMNS = (
 )
 """Column of the table of cells, its heading, and the factor from file to page."""
 
+WINDOW_COLUMNS = (
+    ("distinct_frames", "measured points", 1.0),
+    ("rate_hz", "rate, Hz", 1.0),
+    ("pad_share", "filled in, %", 100.0),
+)
+"""The same for windows of signals, which have no frames: points in time and values."""
+
+
+def condition_columns(material: Material) -> tuple[tuple[str, str, float], ...]:
+    return WINDOW_COLUMNS if material.is_signal else CONDITION_COLUMNS
+
 
 def conditions_table(material: Material) -> Table:
     """Every entry under every condition, with the truth about each cell."""
@@ -207,7 +198,7 @@ def conditions_table(material: Material) -> Table:
         entry_column(),
         *(Column(f"{name}, %" if name in PERCENT_AXES else name, (name,)) for name in axes),
         Column("accuracy, %", interval_keys("accuracy_percent")),
-        *(Column(heading, (name,)) for name, heading, _ in CONDITION_COLUMNS),
+        *(Column(heading, (name,)) for name, heading, _ in condition_columns(material)),
         Column("identical to", ("identical_to",), numeric=False),
     ]
     rows = [_condition_row(material, row, axes) for row in material.comparison["table"]]
@@ -220,14 +211,21 @@ def _condition_row(material: Material, row: dict[str, Any], axes: Sequence[str])
     places = [row[name] for name in axes]
     return [
         entry_cell(material, row["model"]),
-        *(number_cell(v) if isinstance(v, (int, float)) else text_cell(v) for v in places),
+        *(_place_cell(value) for value in places),
         interval_cell(row_interval(row), factor=100, source=source),
         *(
             Cell(fact_text(name, row[name], factor), (row[name],), source)
-            for name, _, factor in CONDITION_COLUMNS
+            for name, _, factor in condition_columns(material)
         ),
         Cell(twins or "–", (twins,), source),
     ]
+
+
+def _place_cell(value: Any) -> Cell:
+    """Where a condition stands on an axis; a dash where it has no such axis."""
+    if value is None:
+        return Cell("–", (None,))
+    return number_cell(value) if isinstance(value, (int, float)) else text_cell(value)
 
 
 def fact_text(name: str, value: float | None, factor: float) -> str:
@@ -255,7 +253,7 @@ def classes_table(material: Material) -> Table:
     drops = class_drops(material)
     columns = [
         Column("class", ("class",), numeric=False),
-        Column("samples", ("n_samples",)),
+        Column(material.words.samples, ("n_samples",)),
         *(
             Column(f"{entry}, %", (f"{entry}_percent",), of_entry=place)
             for place, entry in enumerate(material.entries)

@@ -22,6 +22,7 @@ TITLES = {
     "controls": "What each control takes away, in points",
     "multi-view": "More views against one, in points",
     "sliding": "Other positions against the middle, in points",
+    "sensor-robustness": "Changed signals against unchanged ones, in points",
 }
 
 

@@ -1,4 +1,4 @@
-"""Accuracy against coverage, and training curves.
+"""Accuracy against coverage and against distinct frames.
 
 Accuracies are in percent. `low` and `high` are interval ends; NaN where there is none.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter
 
 from regatta.report.heatmaps import GridAxes, axis_number
 from regatta.report.style import (
@@ -26,10 +26,6 @@ from regatta.report.style import (
     padded_limits,
     shrinking,
 )
-
-MOST_POINTS_PER_CURVE = 400
-"""Longer training records are thinned: more points than pixels only make the file large."""
-
 
 MOST_BANDS = 4
 
@@ -198,98 +194,3 @@ def accuracy_vs_distinct_frames(curves: Sequence[FrameCurve]) -> Figure:
     ax.set(xlabel="mean distinct frames in a clip", ylabel="accuracy, %")
     add_legend(figure, handles, name_labels([curve.entry for curve in curves], limit=40))
     return figure
-
-
-@dataclass(frozen=True)
-class TrainingCurve:
-    """One run's record: x in epochs, and the series that were logged (each [n] or empty)."""
-
-    entry: str
-    position: int
-    seed: int
-    train_loss: tuple[np.ndarray, np.ndarray]
-    validation_loss: tuple[np.ndarray, np.ndarray]
-    train_accuracy: tuple[np.ndarray, np.ndarray]
-    validation_accuracy: tuple[np.ndarray, np.ndarray]
-    lr: tuple[np.ndarray, np.ndarray]
-
-    def is_empty(self) -> bool:
-        return not any(len(series[0]) for series in self.series())
-
-    def series(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [
-            self.train_loss,
-            self.validation_loss,
-            self.train_accuracy,
-            self.validation_accuracy,
-            self.lr,
-        ]
-
-
-def training_curves(curves: Sequence[TrainingCurve]) -> Figure:
-    """Loss, accuracy and learning rate of all runs; dashed = training, solid = validation."""
-    figure = new_figure(8.4, 2.5)
-    loss_ax, accuracy_ax, lr_ax = figure.subplots(1, 3)
-    for place, curve in enumerate(curves):
-        size = shrinking(2.6, 1.4, place, len(curves))
-        for ax, series, dashed in (
-            (loss_ax, curve.train_loss, True),
-            (loss_ax, curve.validation_loss, False),
-            (accuracy_ax, curve.train_accuracy, True),
-            (accuracy_ax, curve.validation_accuracy, False),
-            (lr_ax, curve.lr, False),
-        ):
-            _draw_series(ax, series, entry_color(curve.position), dashed=dashed, size=size)
-    for ax, title in ((loss_ax, "loss"), (accuracy_ax, "accuracy, %"), (lr_ax, "learning rate")):
-        _finish_training_axis(ax, title)
-    lr_ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    entries = {curve.entry: curve.position for curve in curves}
-    handles = [loss_ax.plot([], [], color=entry_color(p))[0] for p in entries.values()]
-    handles += loss_ax.plot([], [], color=MUTED, linestyle=DASHES, linewidth=1.2)
-    handles += loss_ax.plot([], [], color=MUTED)
-    add_legend(figure, handles, [*name_labels(list(entries), limit=40), "training", "validation"])
-    return figure
-
-
-def _finish_training_axis(ax: Axes, title: str) -> None:
-    ax.set_title(title, fontsize=8)
-    ax.set_xlabel("epoch")
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    ax.margins(x=0.05, y=0.08)
-    if not ax.lines:
-        ax.set(xticks=[], yticks=[])
-        where = {"ha": "center", "va": "center", "transform": ax.transAxes}
-        ax.text(0.5, 0.5, "not recorded", color=MUTED, **where)
-
-
-DASHES = (0, (2, 1.5))
-
-
-def _draw_series(
-    ax: Axes, series: tuple[np.ndarray, np.ndarray], color: str, *, dashed: bool, size: float
-) -> None:
-    x, y = thin_series(*series)
-    if not len(x):
-        return
-    # A single epoch has no line; the dot keeps it visible.
-    marker = "o" if len(x) <= 12 else ""
-    style = DASHES if dashed else "-"
-    width = 0.7 * size if dashed else size
-    ax.plot(
-        x, y, color=color, marker=marker, markersize=1.5 + size, linestyle=style, linewidth=width
-    )
-
-
-def thin_series(
-    x: np.ndarray, y: np.ndarray, limit: int = MOST_POINTS_PER_CURVE
-) -> tuple[np.ndarray, np.ndarray]:
-    """The finite points; of many, the lowest and highest of each stretch: no spike is lost."""
-    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    known = np.isfinite(x) & np.isfinite(y)
-    x, y = x[known], y[known]
-    if len(x) <= limit:
-        return x, y
-    stretches = np.array_split(np.arange(len(x)), limit // 2)
-    extremes = [place for s in stretches for place in (s[y[s].argmin()], s[y[s].argmax()])]
-    kept = np.unique(extremes)
-    return x[kept], y[kept]

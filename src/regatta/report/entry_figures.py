@@ -18,6 +18,9 @@ def entry_folder(entry: str) -> str:
 
 
 def entry_figures(material: Material, entry: str) -> Iterator[Drawn]:
+    """Nothing for windows of signals, whose entries stand beside each other in one figure."""
+    if material.is_signal and material.classification:
+        return
     if material.axes is None:
         yield _class_bars(material, entry)
     else:
@@ -118,11 +121,11 @@ def _class_bars(material: Material, entry: str) -> Drawn:
 
 
 def _confusion(material: Material, entry: str) -> Drawn:
-    seeds = len(material.runs_of(entry))
+    seeds = len({run.spec.seed for run in material.runs_of(entry)})
     together = f"; {seeds} seeds together" if seeds > 1 else ""
     return drawn(
         f"{entry_folder(entry)}/confusion_matrix",
-        heatmaps.confusion_figure(entry, material.confusion[entry], material.classes),
+        heatmaps.confusion_figure(entry, material.confusion(entry), material.classes),
         title=f"{entry}: confusion matrix",
         caption=f"{entry} at {material.headline_name}: rows are true classes, numbers are percent "
         f"of the row{together}.",

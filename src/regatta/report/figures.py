@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from regatta.report.class_figures import class_figures
 from regatta.report.comparison_figures import comparison_figures
 from regatta.report.entry_figures import entry_figures
 from regatta.report.material import Material
 from regatta.report.motion_figures import motion_figures
+from regatta.report.profile_part import profile_figures
 from regatta.report.protocol_figures import protocol_figures
 from regatta.report.style import Drawn, figure_style
+from regatta.report.window_figures import window_figures
 
 
 def draw_figures(material: Material) -> dict[str, Drawn]:
@@ -16,7 +19,10 @@ def draw_figures(material: Material) -> dict[str, Drawn]:
         found = [
             *protocol_figures(material),
             *comparison_figures(material),
+            *window_figures(material),
+            *class_figures(material),
             *motion_figures(material),
+            *profile_figures(material),
         ]
         for entry in material.entries:
             found += entry_figures(material, entry)

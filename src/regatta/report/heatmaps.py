@@ -151,8 +151,9 @@ def _name_axes(ax: Axes, *, x: bool = True, y: bool = True) -> None:
         ax.set_ylabel("coverage, %")
 
 
-def color_bar(figure: Figure, mesh: Any, ax: Any, label: str) -> None:
-    bar = figure.colorbar(mesh, ax=ax, label=label, shrink=0.9, aspect=24, pad=0.02)
+def color_bar(figure: Figure, mesh: Any, ax: Any, label: str, *, panels: int = 1) -> None:
+    """The scale beside `ax`, as thin as beside one panel where `panels` stand under each other."""
+    bar = figure.colorbar(mesh, ax=ax, label=label, shrink=0.9, aspect=24 * panels, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
     bar.ax.tick_params(length=2)
 
@@ -276,7 +277,7 @@ def confusion_figure(title: str, counts: np.ndarray, classes: Sequence[str]) -> 
     ax.set_aspect("equal")
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
-    _class_ticks(ax, classes, inches_per_class=side / max(count, 1))
+    class_ticks(ax, classes, inches_per_class=side / max(count, 1))
     if count <= CELL_NUMBERS_UP_TO:
         size = min(7.5, 3 + 22 / count)
         for row, column in np.ndindex(*share.shape):
@@ -292,7 +293,7 @@ def confusion_figure(title: str, counts: np.ndarray, classes: Sequence[str]) -> 
     return figure
 
 
-def _class_ticks(ax: Axes, classes: Sequence[str], *, inches_per_class: float) -> None:
+def class_ticks(ax: Axes, classes: Sequence[str], *, inches_per_class: float) -> None:
     """Label as many classes as fit: all of them down to 4 points, else every n-th."""
     size = min(7.5, inches_per_class * 72 * 0.85)
     step = 1 if size >= 4 else int(np.ceil(4.5 / size))

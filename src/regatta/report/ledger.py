@@ -9,28 +9,39 @@ from regatta.report.contents import COMPARISON, entry_cell, entry_column
 from regatta.report.material import Material, RunFacts, axis_text, without_folders
 from regatta.report.numbers import count_text, duration_text, p_text, signed_text
 from regatta.report.tables import NOT_MEASURED, Cell, Column, Table, number_cell, text_cell
+from regatta.report.words import Words
 
 HASH_LETTERS = 12
 
-BUDGET_COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("runs", "runs", "{:,.0f}".format),
-    ("epochs", "epochs", "{:,.4g}".format),
-    ("steps", "steps", "{:,.0f}".format),
-    ("samples_seen", "samples seen", "{:,.0f}".format),
-    ("trials", "tuning trials", "{:,.4g}".format),
-    ("flops_per_clip", "FLOPs per clip", count_text),
-    ("train_seconds", "training time", duration_text),
-)
+BudgetColumn = tuple[str, str, str, float, Callable[[float], str]]
+"""Key in the comparison, key in CSV, heading, factor, how it is written."""
+
+
+def _budget_columns(words: Words) -> list[BudgetColumn]:
+    operations = "flops_per_clip" if words.operations_per_flop == 1 else "macs_per_window"
+    return [
+        ("runs", "runs", "runs", 1, "{:,.0f}".format),
+        ("epochs", "epochs", "epochs", 1, "{:,.4g}".format),
+        ("steps", "steps", "steps", 1, "{:,.0f}".format),
+        ("samples_seen", "samples_seen", f"{words.samples} seen", 1, "{:,.0f}".format),
+        ("trials", "trials", "tuning trials", 1, "{:,.4g}".format),
+        (
+            "flops_per_clip", operations, words.operations, words.operations_per_flop, count_text,
+        ),
+        ("train_seconds", "train_seconds", "training time", 1, duration_text),
+    ]  # fmt: skip
 
 
 def budget_table(material: Material) -> Table:
     """What each entry was given."""
-    columns = [entry_column(), *(Column(heading, (name,)) for name, heading, _ in BUDGET_COLUMNS)]
+    parts = _budget_columns(material.words)
+    columns = [entry_column(), *(Column(heading, (key,)) for _, key, heading, _, _ in parts)]
     rows = []
     for entry in material.comparison["budget"]["entries"]:
         source = f"{COMPARISON}: budget, {entry['entry']}"
         cells = [
-            number_cell(entry[name], write, source=source) for name, _, write in BUDGET_COLUMNS
+            number_cell(entry[name], write, factor=factor, source=source)
+            for name, _, _, factor, write in parts
         ]
         rows.append([entry_cell(material, entry["entry"]), *cells])
     return Table("budget", "Budget of each entry, mean of its runs", columns, rows)
@@ -41,16 +52,18 @@ def data_table(material: Material) -> Table | None:
     data = material.comparison["data"]
     if not data.get("counts"):
         return None
+    words = material.words
     columns = [
         Column("split", ("split",), numeric=False),
-        Column("samples", ("samples",)),
-        Column("groups", ("groups",)),
+        Column(words.samples, ("samples",)),
+        Column(words.groups, ("groups",)),
         Column("classes present", ("classes",)),
-        Column("samples per class", ("fewest", "most")),
+        Column(f"{words.samples} per class", ("fewest", "most")),
     ]
     groups = data.get("groups", {})
     rows = [_split_row(name, counts, groups.get(name)) for name, counts in data["counts"].items()]
-    return Table("data", "Samples and groups per split", columns, rows)
+    title = f"{words.samples.capitalize()} and {words.groups} per split"
+    return Table("data", title, columns, rows)
 
 
 def _split_row(name: str, counts: dict[str, int], groups: int | None) -> list[Cell]:
@@ -71,15 +84,16 @@ def dropped_table(material: Material) -> Table | None:
     dropped = material.comparison["data"].get("dropped") or []
     if not dropped:
         return None
+    what = material.words.dropped
     columns = [
-        Column("file", ("file",), numeric=False),
+        Column(what, (what,), numeric=False),
         Column("reason", ("reason",), numeric=False),
     ]
     rows = [
         [text_cell(without_folders(row[key]), source="data.json") for key in ("path", "reason")]
         for row in dropped
     ]
-    return Table("dropped", "Files left out of every entry", columns, rows)
+    return Table("dropped", f"{what.capitalize()}s left out of every entry", columns, rows)
 
 
 RUN_COLUMNS = (
@@ -95,12 +109,21 @@ RUN_COLUMNS = (
 )
 
 
+PICTURE_COLUMNS = ("decoder", "frames", "image_size")
+"""Of runs over videos; a window of signals has none of these."""
+
+
+def _run_columns(material: Material) -> list[tuple[str, str, str]]:
+    hidden = PICTURE_COLUMNS if material.is_signal else ()
+    return [part for part in RUN_COLUMNS if part[1] not in hidden]
+
+
 def runs_table(material: Material) -> Table:
     """Where and with what each run was trained and judged."""
     columns = [
         Column("run", ("run",), numeric=False),
         Column("seed", ("seed",)),
-        *(Column(heading, (heading,), numeric=False) for _, _, heading in RUN_COLUMNS),
+        *(Column(heading, (heading,), numeric=False) for _, _, heading in _run_columns(material)),
     ]
     rows = [_run_row(material, run) for run in material.runs]
     return Table("runs", "Runs and their environment", columns, rows)
@@ -109,7 +132,7 @@ def runs_table(material: Material) -> Table:
 def _run_row(material: Material, run: RunFacts) -> list[Cell]:
     records = {"results": run.results, "fingerprint": run.judging.get("fingerprint", {})}
     cells = []
-    for record, key, _ in RUN_COLUMNS:
+    for record, key, _ in _run_columns(material):
         value = records[record].get(key)
         text = NOT_MEASURED if value is None else without_folders(value)
         short = key == "weights" and value is not None

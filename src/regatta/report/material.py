@@ -5,25 +5,25 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from matplotlib.colors import Normalize
 
 from regatta.analysis.compare import FORMAT, compare_study
+from regatta.analysis.folds import whole_runs
 from regatta.config.expand import RunSpec, protocol_id
 from regatta.config.schema import Study
 from regatta.core.errors import RecordError
 from regatta.core.files import read_json
+from regatta.records.profile_table import read_profile
 from regatta.records.run_folder import RunFolder, StudyFolder
-from regatta.report.curves import EntryGrid, TrainingCurve
+from regatta.report.curves import EntryGrid
 from regatta.report.heatmaps import CellMarks, GridAxes
 from regatta.report.style import common_scale
 from regatta.report.training import read_results, read_training_curves
+from regatta.report.training_plots import TrainingCurve
+from regatta.report.words import Words, perturbation_words, source_kind, words_of
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ class Material:
     """What figures, tables and page are made from.
 
     `comparison` is results/comparison.json; `positions` gives each entry its place in the study,
-    which sets its colour; `confusion` holds counts [K, K] (rows = truth, summed over seeds) at the
-    headline condition.
+    which sets its colour; `profile` is results/profile.json, None where nothing was profiled.
     """
 
     folder: StudyFolder
@@ -61,7 +60,37 @@ class Material:
     positions: dict[str, int]
     runs: list[RunFacts]
     curves: list[TrainingCurve]
-    confusion: dict[str, np.ndarray]
+    profile: dict[str, Any] | None = None
+
+    @cached_property
+    def words(self) -> Words:
+        data = self.comparison.get("data") or {}
+        return words_of(self._source, [*self.comparison.get("notes", []), *data.get("notes", [])])
+
+    @property
+    def _source(self) -> str:
+        return self.comparison.get("study", {}).get("source", "")
+
+    @cached_property
+    def is_signal(self) -> bool:
+        """Whether a sample is a window of signals, which has no frames, coverage or stride."""
+        return source_kind(self._source) == "signal"
+
+    @property
+    def folds(self) -> int:
+        """How many folds were judged; 0 where the data have one split."""
+        return len({run.spec.fold for run in self.runs} - {None})
+
+    @property
+    def profile_device(self) -> str:
+        """What the profile was measured on, in words."""
+        return str((self.profile or {}).get("device") or "an unnamed device")
+
+    @cached_property
+    def classification(self) -> dict[str, dict[str, Any]]:
+        """The classification results at the headline by entry; empty where there are none."""
+        entries = (self.comparison.get("classification") or {}).get("entries", {})
+        return {name: entries[name] for name in self.entries if name in entries}
 
     @property
     def entries(self) -> list[str]:
@@ -70,6 +99,10 @@ class Material:
     @property
     def classes(self) -> list[str]:
         return self.comparison["per_class"]["classes"]
+
+    def confusion(self, entry: str) -> np.ndarray:
+        """Counts [K, K] at the headline, rows = truth, summed over seeds."""
+        return np.array(self.classification[entry]["confusion"], dtype=np.int64)
 
     def runs_of(self, entry: str) -> list[RunFacts]:
         return [run for run in self.runs if run.spec.entry.name == entry]
@@ -192,6 +225,8 @@ class Material:
     def condition_name(self, condition_id: str) -> str:
         """A condition in words: "coverage 100 %, stride 1"."""
         axes = next(c["axes"] for c in self.comparison["conditions"] if c["id"] == condition_id)
+        if changed := perturbation_words(axes):
+            return changed
         words = [f"{name} {axis_text(name, value)}" for name, value in axes.items()]
         return ", ".join(words) or f"condition {condition_id}"
 
@@ -217,7 +252,7 @@ def read_material(folder: StudyFolder) -> Material:
     """
     study = folder.study()
     protocol = protocol_id(study.protocol)
-    judged = [(spec, run) for spec, run in folder.runs() if run.is_judged(protocol)]
+    judged = [pair for runs in whole_runs(folder, protocol)[0] for pair in runs]
     comparison = _current_comparison(folder, study, [run for _, run in judged], protocol)
     runs = [_run_facts(spec, run, protocol) for spec, run in judged]
     return Material(
@@ -226,7 +261,7 @@ def read_material(folder: StudyFolder) -> Material:
         positions={entry.name: position for position, entry in enumerate(study.entries)},
         runs=runs,
         curves=read_training_curves(folder),
-        confusion=_confusion(comparison, judged, protocol),
+        profile=read_profile(folder),
     )
 
 
@@ -272,38 +307,6 @@ def _is_current(
 
 def _run_facts(spec: RunSpec, run: RunFolder, protocol: str) -> RunFacts:
     return RunFacts(spec, read_results(run), read_json(run.predictions(protocol) / "complete.json"))
-
-
-def _confusion(
-    comparison: dict[str, Any], judged: list[tuple[RunSpec, RunFolder]], protocol: str
-) -> dict[str, np.ndarray]:
-    count = len(comparison["per_class"]["classes"])
-    total: dict[str, np.ndarray] = {}
-    for spec, run in judged:
-        counts = confusion_counts(
-            run.predictions(protocol), comparison["headline_condition"], classes=count
-        )
-        total[spec.entry.name] = total.get(spec.entry.name, 0) + counts
-    return total
-
-
-def confusion_counts(predictions: Path, condition: str, *, classes: int) -> np.ndarray:
-    """Counts [K, K] of (true, predicted) at one condition; of equal scores the first wins."""
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    for path in sorted(predictions.glob("part-*.parquet")):
-        try:
-            table = pq.read_table(path, columns=["condition", "label", "scores"])
-        except (OSError, pa.ArrowException) as error:
-            raise RecordError(
-                f"prediction file is damaged: {error}",
-                where=path,
-                hint="delete it and run the study again",
-            ) from error
-        table = table.filter(pc.field("condition") == condition).combine_chunks()
-        scores = table["scores"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        labels = table["label"].to_numpy()
-        np.add.at(counts, (labels, scores.reshape(-1, classes).argmax(axis=1)), 1)
-    return counts
 
 
 ABSOLUTE_FOLDER = re.compile(r"(?<![\w.…])(?:[A-Za-z]:)?[/\\](?:[^\s/\\:'\"<>|]+[/\\])+")

@@ -29,7 +29,9 @@ from regatta.core.registry import unknown_name
 from regatta.records.predictions import file_hash
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.records.status import observed, read_status
-from regatta.report.card import CardFacts, model_card
+from regatta.report.card import model_card
+from regatta.report.card_facts import CardFacts, run_name
+from regatta.report.words import source_kind
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -59,7 +61,8 @@ class _Chosen:
     run: RunFolder
     target: Path
     choice: str
-    validation: Mapping[int, float | None]
+    validation: Mapping[str, float | None]
+    """By `card.run_name`."""
 
 
 def export_models(
@@ -95,7 +98,7 @@ def export_models(
     ]
     # All refusals come before the first write: an export is not left half done for them.
     for one in chosen:
-        _refuse_damaged(one.run)
+        _refuse_damaged(one.run, _model_files(study))
         _refuse_foreign(one, study)
     ensure_writable(to)
     return [_export(folder, study, one) for one in chosen]
@@ -122,23 +125,25 @@ def _choose(
     for spec, run in runs:
         if seed in (None, spec.seed) and not run.is_trained():
             raise _not_trained(spec, run, study)
-    results = {s.seed: read_json(run.training_results) for s, run in runs if run.is_trained()}
+    results = {run_name(s): read_json(run.training_results) for s, run in runs if run.is_trained()}
     validation = {number: record.get("best_val_accuracy") for number, record in results.items()}
     name = f"{PREFIX}_{entry}_{study.data.source}"
     if every:
-        suffix = [f"-s{spec.seed}" if len(runs) > 1 else "" for spec, _ in runs]
+        suffix = [_suffix(spec) if len(runs) > 1 else "" for spec, _ in runs]
         reason = "all seeds were exported" if len(runs) > 1 else "the only seed"
         return [
             _Chosen(spec, run, to / f"{name}{end}", reason, validation)
             for (spec, run), end in zip(runs, suffix, strict=True)
         ]
-    if seed is None:
-        best = max(results, key=lambda number: _validation_rank(results[number]))
-        reason = _reason(validation, best)
-    else:
-        best, reason = seed, "chosen by hand"
-    spec, run = next(pair for pair in runs if pair[0].seed == best)
+    wanted = [run_name(s) for s, _ in runs if seed in (None, s.seed)]
+    best = max(wanted, key=lambda number: _validation_rank(results[number]))
+    reason = _reason(validation, best) if seed is None else "chosen by hand"
+    spec, run = next(pair for pair in runs if run_name(pair[0]) == best)
     return [_Chosen(spec, run, to / name, reason, validation)]
+
+
+def _suffix(spec: RunSpec) -> str:
+    return f"-s{spec.seed}" if spec.fold is None else f"-s{spec.seed}-fold{spec.fold}"
 
 
 def _validation_rank(record: Mapping[str, Any]) -> tuple[float, float]:
@@ -150,14 +155,15 @@ def _validation_rank(record: Mapping[str, Any]) -> tuple[float, float]:
     )
 
 
-def _reason(validation: Mapping[int, float | None], best: int) -> str:
+def _reason(validation: Mapping[str, float | None], best: str) -> str:
     if len(validation) == 1:
         return "the only seed"
+    several = f"{len(validation)} {'seeds and folds' if 'fold' in best else 'seeds'}"
     if validation[best] is None:
-        return f"the first of {len(validation)} seeds, none of which was validated"
+        return f"the first of {several}, none of which was validated"
     if list(validation.values()).count(validation[best]) > 1:
-        return f"of {len(validation)} seeds, the lowest validation loss among the best accuracies"
-    return f"the best of {len(validation)} seeds on the validation split"
+        return f"of {several}, the lowest validation loss among the best accuracies"
+    return f"the best of {several} on the validation split"
 
 
 def _not_trained(spec: RunSpec, run: RunFolder, study: Study) -> RecordError:
@@ -170,8 +176,14 @@ def _not_trained(spec: RunSpec, run: RunFolder, study: Study) -> RecordError:
     )
 
 
-def _refuse_damaged(run: RunFolder) -> None:
-    for name in (WEIGHTS, CONFIG, PROCESSOR):
+def _model_files(study: Study) -> tuple[str, ...]:
+    """What a trained model consists of; one over windows of signals prepares them itself."""
+    is_signal = source_kind(study.data.source) == "signal"
+    return (WEIGHTS, CONFIG) if is_signal else (WEIGHTS, CONFIG, PROCESSOR)
+
+
+def _refuse_damaged(run: RunFolder, files: Sequence[str]) -> None:
+    for name in files:
         if not (run.model / name).is_file():
             raise RecordError(
                 f"the trained model has lost its {name}",
@@ -210,7 +222,8 @@ def _mark_of(target: Path) -> dict[str, Any] | None:
 
 def _export(folder: StudyFolder, study: Study, one: _Chosen) -> ExportedModel:
     spec, run, target = one.spec, one.run, one.target
-    config, processor = (_read_part(run, name) for name in (CONFIG, PROCESSOR))
+    config = _read_part(run, CONFIG)
+    processor = _read_part(run, PROCESSOR) if PROCESSOR in _model_files(study) else {}
     comparison, reason = _comparison(folder, study, one)
     facts = CardFacts(
         folder_name=target.name,
@@ -240,7 +253,7 @@ def _export(folder: StudyFolder, study: Study, one: _Chosen) -> ExportedModel:
         spec.seed,
         spec.run_id,
         target,
-        one.validation[spec.seed],
+        one.validation[run_name(spec)],
         one.choice,
         f"no results in the card: {reason}" if comparison is None else "",
     )
@@ -291,7 +304,8 @@ def _write_files(partial: Path, run: RunFolder, facts: CardFacts, study: Study) 
     settings = facts.config.get("regatta", {})
     extra = {**settings.get("extra", {}), "export": mark}
     write_json(partial / CONFIG, {**facts.config, "regatta": {**settings, "extra": extra}})
-    write_json(partial / PROCESSOR, facts.processor)
+    if facts.processor:
+        write_json(partial / PROCESSOR, facts.processor)
     write_json(partial / "id2label.json", facts.config["id2label"])
     write_text(partial / "README.md", model_card(facts))
 

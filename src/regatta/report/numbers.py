@@ -27,7 +27,9 @@ def chance_text(share: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds as a person says them: 45 s, 12 min, 3.5 h."""
+    """Seconds as a person says them: 80 ms, 45 s, 12 min, 3.5 h."""
+    if 0 < seconds < 0.1:
+        return f"{1000 * seconds:.3g} ms"
     if seconds < 120:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,27 @@ import numpy as np
 
 from regatta.core.files import plain, write_bytes
 from regatta.records.run_folder import StudyFolder
-from regatta.report import contents, contrast_tables, ledger
+from regatta.report import (
+    class_tables,
+    contents,
+    contrast_tables,
+    costs,
+    entry_table,
+    ledger,
+    perturbations,
+    profile_part,
+)
 from regatta.report.browser import browser_view
 from regatta.report.entry_figures import entry_folder
+from regatta.report.facts import (
+    caveats,
+    facts,
+    judged_on,
+    notes,
+    recipe_differences,
+    sentence,
+    with_leak,
+)
 from regatta.report.figures import draw_figures
 from regatta.report.material import Material, read_material, without_folders
 from regatta.report.numbers import p_text
@@ -82,22 +98,28 @@ def _remove_stale(report: Path, kept: set[str]) -> None:
 def report_tables(material: Material) -> dict[str, Table]:
     """Every table of the report by name; those that the study has no numbers for are absent."""
     found: Iterable[Table | None] = (
+        entry_table.entries_table(material),
         contents.results_table(material),
+        costs.costs_table(material),
         contents.pairs_table(material),
         contrast_tables.contrasts_table(material),
         contrast_tables.protocol_table(material),
         contrast_tables.concentration_classes_table(material),
         contents.conditions_table(material),
         contents.classes_table(material),
+        class_tables.class_scores_table(material),
+        class_tables.calibration_table(material),
         contents.robustness_table(material),
+        perturbations.perturbations_table(material),
         contrast_tables.motion_table(material),
         ledger.budget_table(material),
         ledger.data_table(material),
         ledger.dropped_table(material),
         ledger.runs_table(material),
         ledger.published_table(material),
+        profile_part.profile_table(material),
     )
-    return {table.name: table for table in found if table is not None}
+    return {table.name: with_leak(material, table) for table in found if table is not None}
 
 
 def render_page(material: Material, figures: dict[str, Drawn], tables: dict[str, Table]) -> str:
@@ -154,6 +176,12 @@ def page_view(
         "basis": basis,
         "sentences": lede_sentences(material),
         "facts": facts(material),
+        "caveats": caveats(material),
+        "words": material.words,
+        "judged_on": judged_on(material) if material.folds else f"on the {judged_on(material)}",
+        "is_signal": material.is_signal,
+        "histories": [f for name, f in figures.items() if name.startswith("training_history")],
+        "not_profiled": profile_part.not_profiled(material),
         "warnings": [without_folders(text) for text in comparison["budget"]["warnings"]],
         "recipe": recipe_differences(comparison["budget"]["recipe_differences"]),
         "entries": [entry_view(material, entry, figures) for entry in comparison["entries"]],
@@ -165,6 +193,7 @@ def page_view(
         "browser": browser_view(material),
         "classes": class_view(material),
         "protocol": protocol_view(material, figures, tables),
+        "contrasts": contrast_view(material),
         "grid": condition_truths(material),
         "published": published_view(material),
         "missing": [without_folders(text) for text in comparison["missing"]],
@@ -182,18 +211,6 @@ def verdict_parts(material: Material) -> tuple[str, str]:
         return sentence(head, material.entries), sentence(f"paired over {rest}", [])
     head, _, rest = text.partition("; ")
     return sentence(head, material.entries), sentence(rest, []) if rest else ""
-
-
-def sentence(text: str, names: Sequence[str]) -> str:
-    """`text` with a capital and a full stop; an entry's name keeps its spelling."""
-    text = INTERVAL.sub("[\\1,\u00a0\\2]", NUMBER_MINUS.sub("−", text.strip()))
-    if not any(text.startswith(name) for name in names):
-        text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-INTERVAL = re.compile(r"\[(\S+), (\S+)\]")
-NUMBER_MINUS = re.compile(r"(?<![\w.)\]-])-(?=\d)")
 
 
 def lede_sentences(material: Material) -> list[str]:
@@ -216,34 +233,6 @@ def _leader_pair(comparison: dict[str, Any]) -> int:
     wanted = {comparison["verdict"]["leader"], comparison["verdict"]["runner_up"]}
     pairs = comparison["pairs"]["average"]
     return next(i for i, pair in enumerate(pairs) if {pair["first"], pair["second"]} == wanted)
-
-
-def facts(material: Material) -> list[tuple[str, str, str]]:
-    """(label, number, note) of the row of facts under the verdict."""
-    comparison = material.comparison
-    provenance_record = comparison["provenance"]
-    seeds = sorted(set(provenance_record["seeds_per_entry"].values()))
-    uncovered = (
-        "training noise not covered" if seeds[-1] == 1 else "training noise not covered for all"
-    )
-    shown_seeds = " to ".join(str(n) for n in (seeds if len(seeds) < 3 else (seeds[0], seeds[-1])))
-    per_class = comparison["per_class"]["n_samples"]
-    return [
-        ("Entries", str(len(material.entries)), ""),
-        ("Samples judged", f"{provenance_record['n']:,}", f"{comparison['study']['split']} split"),
-        ("Groups", f"{provenance_record['groups']:,}", "never split"),
-        ("Classes", str(len(per_class)), ""),
-        ("Conditions", str(len(comparison["conditions"])), comparison["study"]["protocol"]),
-        ("Seeds per entry", shown_seeds, uncovered if seeds[0] == 1 else ""),
-    ]
-
-
-def recipe_differences(differences: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
-    """(recipe key, "entry value, entry value") for every key in which recipes differ."""
-    return [
-        (key, ", ".join(f"{entry} {json.dumps(value)}" for entry, value in values.items()))
-        for key, values in differences.items()
-    ]
 
 
 def entry_view(
@@ -305,6 +294,18 @@ def class_view(material: Material) -> dict[str, Any]:
     }
 
 
+def contrast_view(material: Material) -> dict[str, Any] | None:
+    """What the contrasts of the protocol say in words, and how they are read."""
+    section = material.comparison["contrasts"]
+    if section is None:
+        return None
+    said = [text for entry in section["entries"].values() for text in entry["sentences"]]
+    return {
+        "sentences": [sentence(text, material.entries) for text in said],
+        "rule": sentence(section["rule"], []),
+    }
+
+
 def protocol_view(
     material: Material, figures: dict[str, Drawn], tables: dict[str, Table]
 ) -> dict[str, Any] | None:
@@ -312,14 +313,12 @@ def protocol_view(
     section, page = material.comparison["contrasts"], protocol_page(material)
     if section is None or page is None:
         return None
-    said = [text for entry in section["entries"].values() for text in entry["sentences"]]
     names = ("frame_budgets", "concentration", "contrasts")
     return {
         "heading": page.heading,
         "intro": page.intro,
         "figure": figures[section["protocol"]],
-        "sentences": [sentence(text, material.entries) for text in said],
-        "rule": sentence(section["rule"], []),
+        **(contrast_view(material) or {}),
         "tables": [tables[name] for name in names if name in tables],
         "classes": tables.get("concentration_by_class"),
     }
@@ -339,19 +338,6 @@ def published_view(material: Material) -> dict[str, Any] | None:
         )
     found = [note for entry in published["entries"].values() for note in entry["notes"]]
     return {"across": line, "faults": published["faults"], "notes": list(dict.fromkeys(found))}
-
-
-def notes(material: Material) -> list[str]:
-    """What the source and the comparison say besides; missing runs stand apart."""
-    comparison = material.comparison
-    apart = {*comparison["missing"], *comparison["budget"]["warnings"]}
-    found = [text for text in comparison["notes"] if text not in apart]
-    found += [str(text) for text in comparison["data"].get("notes", [])]
-    short = comparison["data"].get("short_clips") or {}
-    if short:
-        counts = ", ".join(f"{name} {value}" for name, value in short.items())
-        found.append(f"clips with fewer frames than a model needs: {counts}")
-    return [sentence(clean_text(without_folders(text)), material.entries) for text in found]
 
 
 def provenance(material: Material) -> list[tuple[str, str]]:

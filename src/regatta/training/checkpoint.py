@@ -32,10 +32,11 @@ from torch import nn
 
 from regatta.core.errors import DiskError, RecordError
 from regatta.core.files import PARTIAL_SUFFIX, disk_error, plain, read_json, sync_folder
+from regatta.training.sharded import whole_tensors
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SLOTS_KEPT = 2
 RECORDS_BYTES = 2**20
 """Room for the JSON beside the tensors: state, metrics, log."""
@@ -148,15 +149,15 @@ def read_best(root: Path, best: dict[str, Any]) -> dict[str, torch.Tensor]:
     return load_file(root / "best" / best["file"])
 
 
-def ensure_free_space(root: Path, module: nn.Module) -> None:
+def ensure_free_space(root: Path, module: nn.Module, *, moments_each: int = 2) -> None:
     """Raise DiskError unless everything that training keeps at its fullest moment fits on the disk.
 
-    That is the two slots and the one being written (weights, and two AdamW moments of each
-    trained weight), the best weights, their successor, and the finished model; less what lies
-    there already.
+    That is the two slots and the one being written (weights, and `moments_each` numbers beside each
+    trained weight: two of AdamW, one of a running mean), the best weights, their successor, and
+    the finished model; less what lies there already.
     """
     weights = _tensor_bytes(module.state_dict())
-    moments = 2 * sum(p.numel() * 4 for p in module.parameters() if p.requires_grad)
+    moments = moments_each * sum(p.numel() * 4 for p in module.parameters() if p.requires_grad)
     root.mkdir(parents=True, exist_ok=True)
     present = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     tensors = (SLOTS_KEPT + 1) * (weights + moments) + 3 * weights
@@ -167,10 +168,13 @@ def ensure_free_space(root: Path, module: nn.Module) -> None:
 
 
 def plain_weights(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict on the CPU, contiguous; tensors that share memory are saved as copies."""
+    """The state dict on the CPU, contiguous; tensors that share memory are saved as copies.
+
+    Of a module that is cut over the ranks all ranks must ask, and rank 0 alone gets all of it.
+    """
     seen: set[int] = set()
     weights: dict[str, torch.Tensor] = {}
-    for name, tensor in module.state_dict().items():
+    for name, tensor in whole_tensors(module.state_dict()).items():
         tensor = tensor.detach().cpu().contiguous()
         # safetensors refuses tied weights; on a CPU every tensor is also the live parameter itself.
         weights[name] = tensor.clone() if tensor.data_ptr() in seen else tensor

@@ -1,4 +1,4 @@
-"""Several processes train one model: raw DDP under torchrun, and what its ranks must agree on.
+"""Several processes train one model: DDP or FSDP2 under torchrun, and what its ranks agree on.
 
 Rank 0 alone writes. Whatever is decided (stop, best, early stopping) is decided from sums over all
 ranks or by rank 0 for all, because ranks that decide alone wait for each other for ever.
@@ -19,8 +19,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from regatta.core.errors import ConfigError, DeviceError, RegattaError
+from regatta.training.data_parallel import spread_over_gpus
+from regatta.training.sharded import refuse_scaled_gradients, shard_over_ranks
 
 T = TypeVar("T")
+MANY_PROCESSES = ("ddp", "fsdp")
+"""Values of `train.parallel` that several processes share one run with."""
+_JOINED: list[Any] = []
 
 
 @dataclass(frozen=True)
@@ -85,26 +90,30 @@ def process_group(
     """Join the processes that torchrun started, leave them on the way out; one needs no group.
 
     Args:
-        parallel: `train.parallel`. `ddp` without torchrun is one process, which trains the same.
+        parallel: `train.parallel`. `ddp` or `fsdp` without torchrun is one process, which trains
+            the same.
         device: of one process. Under torchrun a GPU rank takes the GPU of its local rank.
         timeout_seconds: how long a rank waits for the others in one collective.
 
     Raises:
-        ConfigError: torchrun started several processes for a study with `parallel: none`.
+        ConfigError: torchrun started several processes for a study of one process.
         DeviceError: the ranks cannot reach each other, or there are fewer GPUs than local ranks.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Ranks(device=device)
         return
-    if parallel != "ddp":
+    if parallel not in MANY_PROCESSES:
         raise ConfigError(
             f"torchrun started {world} processes, but train.parallel is '{parallel}'",
             where="train.parallel",
-            hint="add --set train.parallel=ddp, or start one process without torchrun",
+            hint="add --set train.parallel=ddp (or fsdp), or start one process without torchrun",
         )
     device = _local_device(device)
     _join(device, timeout_seconds)
+    # Kept for the life of the process: where a neighbour was killed, the last to let go of the
+    # group (DDP's reducer) would wait for threads that wait for it.
+    _JOINED.append(dist.group.WORLD)
     try:
         yield Ranks(rank=dist.get_rank(), world=world, device=device)
     finally:
@@ -142,10 +151,23 @@ def _join(device: torch.device, timeout_seconds: float) -> None:
         ) from error
 
 
-def spread_over_ranks(module: nn.Module, ranks: Ranks) -> nn.Module:
-    """`module` in DDP, or `module` itself for one process. Rank 0's weights are given to all."""
+def spread_over_devices(
+    module: nn.Module, ranks: Ranks, *, parallel: str, precision: str
+) -> nn.Module:
+    """`module` as it is called in training: in DDP, cut over the ranks, or itself on one device.
+
+    Rank 0's weights are given to all. `fsdp` changes `module` where it stands.
+
+    Raises:
+        DeviceError: `dp` with fewer than two GPUs. ConfigError: `fsdp` with fp16.
+    """
+    if parallel == "dp":
+        return spread_over_gpus(module, ranks.device)
     if ranks.world == 1:
         return module
+    if parallel == "fsdp":
+        refuse_scaled_gradients(precision)
+        return shard_over_ranks(module, ranks.device)
     on_gpu = ranks.device.type == "cuda"
     return DistributedDataParallel(
         module,

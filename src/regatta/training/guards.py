@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import resource
 from collections.abc import Iterator
@@ -12,7 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from regatta.core.errors import NonFiniteError, RunError
+from regatta.core.errors import NonFiniteError, RunError, StopRequested
+from regatta.core.signals import StopFlag
+
+logger = logging.getLogger(__name__)
 
 
 class OutOfMemoryError(RunError):
@@ -44,6 +48,31 @@ def nonfinite_error(event: dict[str, Any], *, skipped: int, path: Path) -> NonFi
         hint="look at those samples; lower train.lr, or use train.precision: fp32; "
         "train.nonfinite: skip leaves out up to nonfinite_limit such steps and counts them",
     )
+
+
+def stopped_error(stop: StopFlag, *, step: int, path: Path) -> StopRequested:
+    """What ends a run that was asked to stop, on this rank or on another."""
+    if not stop.requested:
+        # Another rank was asked; this one leaves in the same way.
+        stop.request("SIGTERM")
+    error = StopRequested(
+        f"stopped by {stop.signal_name}; the state of step {step} is saved",
+        where=path,
+        hint="run the same command again: it continues from there",
+    )
+    error.exit_code = stop.exit_code
+    return error
+
+
+def warn_of_other_threads(before: int, device: torch.device) -> None:
+    """Say that a run goes on with another number of CPU threads than it was saved with."""
+    if device.type == "cpu" and before != torch.get_num_threads():
+        logger.warning(
+            "this run began with %d threads and goes on with %d: sums are rounded differently, "
+            "so the last bits of the weights are not those of an uninterrupted run",
+            before,
+            torch.get_num_threads(),
+        )
 
 
 def number_as_text(value: float) -> float | str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,16 +12,22 @@ from torch import nn
 from regatta.config.schema import TrainSection
 from regatta.core.files import read_json
 from regatta.core.signals import StopFlag
-from regatta.models.spec import ModelSpec, enable_gradient_checkpointing, parameter_groups
+from regatta.models.parameters import freeze_encoder, parameter_groups, train_only
+from regatta.models.spec import ModelSpec, enable_gradient_checkpointing
 from regatta.records.run_folder import RunFolder
 from regatta.training.batches import BatchSource
-from regatta.training.distributed import ONE_PROCESS, Ranks, spread_over_ranks
-from regatta.training.optimizers import build_adamw
+from regatta.training.distributed import ONE_PROCESS, Ranks, spread_over_devices
+from regatta.training.ema import WeightAverage
+from regatta.training.loss import TrainingLoss, class_weights
+from regatta.training.mix import Mixing
+from regatta.training.optimizers import build_optimizer
 from regatta.training.precision import choose_precision, reproducible_math
 from regatta.training.progress import Progress
+from regatta.training.recipe import check_batch, check_recipe, plan_rates, scaled_lr
+from regatta.training.records import MetricsLog
 from regatta.training.run import TrainingRun
-from regatta.training.schedule import count_steps
-from regatta.training.step import Preparation, StepParts, gradient_hold
+from regatta.training.state import TrainerState
+from regatta.training.step import Preparation, StepParts, gradient_hold, own_gradients
 
 
 def train_run(
@@ -37,6 +44,10 @@ def train_run(
     stop: StopFlag,
     report: Callable[[dict[str, Any]], None],
     ranks: Ranks = ONE_PROCESS,
+    whole: nn.Module | None = None,
+    observe: Callable[[dict[str, Any]], None] | None = None,
+    class_counts: Sequence[int] | None = None,
+    seconds_before: float = 0.0,
 ) -> dict[str, Any]:
     """Train one run to its end, from its last checkpoint if it has one. A trained run is read back.
 
@@ -50,6 +61,12 @@ def train_run(
         device: of this process; with several, `ranks.device`.
         report: called on rank 0 with the keys of a status, about once a second; see progress.py.
         ranks: from `distributed.process_group`.
+        whole: the model that is saved, counted and judged, of which `module` is the part that is
+            trained (the head, on cached features); None = `module` itself.
+        observe: called on rank 0 with every record that is appended to metrics.jsonl.
+        class_counts: training samples of each class.
+        seconds_before: spent on what the first epoch stands on, such as encoding; counted as its
+            time.
 
     Returns:
         The content of training_results.json, which is written last.
@@ -57,27 +74,42 @@ def train_run(
     Raises:
         StopRequested: after a checkpoint, when `stop` was set on any rank.
         NonFiniteError, OutOfMemoryError: see guards.py.
+        ConfigError: settings that cannot go together, or a batch larger than the training set.
         DiskError, RecordError: see checkpoint.py.
     """
     if folder.is_trained():
         return read_json(folder.training_results)
+    check_recipe(train, spec, on_features=whole is not None)
+    check_batch(train, devices=ranks.world, class_counts=class_counts)
+    rates = plan_rates(train, micro_batches=len(train_loader), devices=ranks.world)
     with reproducible_math(device, deterministic=train.deterministic):
-        parts = build_parts(module, spec, train, device=device, ranks=ranks)
+        # Sharding cuts a module up where it stands: what is saved and counted stays whole.
+        cuts_up = train.parallel == "fsdp" and ranks.world > 1 and whole is None
+        kept = copy.deepcopy(module) if cuts_up else module
+        weights_K = class_weights(train, class_counts, classes)
+        parts = build_parts(
+            module, spec, train, device=device, ranks=ranks, whole=whole, class_weights_K=weights_K
+        )
         run = TrainingRun(
             module=module,
+            whole=kept if whole is None else whole,
+            frozen=train.freeze_encoder and whole is None,
             spec=spec,
             train=train,
+            rates=rates,
             train_loader=train_loader,
             validation=validation,
             folder=folder,
+            log=MetricsLog(folder.metrics, observe or _say_nothing),
             seed=seed,
             classes=classes,
             stop=stop,
             parts=parts,
+            state=TrainerState(train_seconds=seconds_before, epoch_seconds=seconds_before),
+            average=None if train.ema is None else WeightAverage(module, train.ema),
             progress=Progress(
                 report if ranks.is_first else _say_nothing,
-                total_steps=train.epochs
-                * count_steps(len(train_loader), accumulate=train.accumulate),
+                total_steps=rates.total_steps,
                 epochs=train.epochs,
             ),
         )
@@ -91,37 +123,65 @@ def train_run(
 
 
 def build_parts(
-    module: nn.Module, spec: ModelSpec, train: TrainSection, *, device: torch.device, ranks: Ranks
+    module: nn.Module,
+    spec: ModelSpec,
+    train: TrainSection,
+    *,
+    device: torch.device,
+    ranks: Ranks,
+    whole: nn.Module | None = None,
+    class_weights_K: torch.Tensor | None = None,
 ) -> StepParts:
-    """Move the module to its device and build what trains it from the recipe."""
+    """Move the module to its device and build what trains it from the recipe.
+
+    Args:
+        whole: the model that `module` is a part of, as a head on cached features; the part is too
+            small to be cut over ranks.
+    """
     precision = choose_precision(train.precision, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    if train.freeze_encoder:
+        freeze_encoder(whole or module, spec)
+    if whole is not None:
+        train_only(module, of=whole)
     module.to(device)
     if train.gradient_checkpointing:
         enable_gradient_checkpointing(module)
+    parallel = train.parallel if whole is None else "ddp"
+    # First, because sharding puts other parameters in the place of those that are there.
+    spread = spread_over_devices(module, ranks, parallel=parallel, precision=precision.name)
     groups = parameter_groups(
-        module,
+        whole or module,
         spec,
-        lr=train.lr,
+        lr=scaled_lr(train, devices=ranks.world),
         head_lr_factor=train.head_lr_factor,
         weight_decay=train.weight_decay,
+        lr_factors=train.lr_factors,
     )
-    spread = spread_over_ranks(module, ranks)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    has_graphs = train.compile and train.compile_mode != "default" and device.type == "cuda"
+    if has_graphs:
+        own_gradients(parameters)
+    called = torch.compile(spread, mode=train.compile_mode) if train.compile else spread
     return StepParts(
-        module=torch.compile(spread) if train.compile else spread,  # pyright: ignore[reportArgumentType]
+        module=called,  # pyright: ignore[reportArgumentType]
         hold_gradients=gradient_hold(spread),
-        parameters=[parameter for group in groups for parameter in group["params"]],
-        optimizer=build_adamw(groups, betas=train.betas, device=device),
+        parameters=parameters,
+        optimizer=build_optimizer(groups, train, device=device),
         base_rates=[group["lr"] for group in groups],
         scaler=precision.new_scaler(),
         preparation=Preparation(device, precision, spec.mean, spec.std),
         ranks=ranks,
-        label_smoothing=train.label_smoothing,
+        loss=TrainingLoss(
+            train.label_smoothing, None if class_weights_K is None else class_weights_K.to(device)
+        ),
+        mixing=Mixing(train.mixup, train.cutmix) if train.mixup or train.cutmix else None,
         clip_norm=train.clip_norm,
         full_samples=train.batch_size * train.accumulate,
+        keeps_gradients=has_graphs,
     )
 
 
-def _say_nothing(progress: dict[str, Any]) -> None:
+def _say_nothing(record: dict[str, Any]) -> None:
     """Rank 0 alone reports."""

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from regatta.config.schema import TrainSection
 from regatta.core.errors import DataError, StopRequested
-from regatta.core.files import PARTIAL_SUFFIX, plain, write_json, write_text
+from regatta.core.files import PARTIAL_SUFFIX, plain, write_json
 from regatta.core.seeds import derive_seed
 from regatta.core.signals import StopFlag
-from regatta.models.spec import ModelSpec, count_flops, count_parameters
+from regatta.models.parameters import set_training_mode
+from regatta.models.spec import ModelSpec
 from regatta.models.weights import save_model
-from regatta.records.metrics_stream import append_metrics, read_metrics, rewind_metrics
 from regatta.records.run_folder import RunFolder
-from regatta.training import checkpoint, guards
+from regatta.training import checkpoint, guards, sharded
 from regatta.training.batches import Batch, BatchSource, open_batches
 from regatta.training.distributed import copy_first_buffers
+from regatta.training.ema import WeightAverage
 from regatta.training.optimizers import optimizer_record, restore_optimizer, set_learning_rates
 from regatta.training.progress import Progress
-from regatta.training.schedule import count_warmup_steps, lr_factor
+from regatta.training.recipe import Rates
+from regatta.training.records import MetricsLog, results_record
 from regatta.training.state import TrainerState
 from regatta.training.step import StepOutcome, StepParts, take_step
-from regatta.training.validation import validate
+from regatta.training.temperature import fit_temperature
+from regatta.training.validation import ValidationScore, validate
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +46,24 @@ class TrainingRun:
     """A run between its first weights and its results; `state`, weights, optimizer change."""
 
     module: nn.Module
-    """The plain module: what is validated and saved, so no key carries a wrapper's prefix."""
+    """The plain module that is trained and validated, so no key carries a wrapper's prefix."""
+    whole: nn.Module
+    """The model that is saved and counted; `module` or what `module` is a part of."""
+    frozen: bool
+    """All of `module` but its head stays as it is."""
     spec: ModelSpec
     train: TrainSection
+    rates: Rates
     train_loader: BatchSource
     validation: BatchSource
     folder: RunFolder
+    log: MetricsLog
     seed: int
     classes: list[str]
     stop: StopFlag
     parts: StepParts
+    average: WeightAverage | None
+    """Is validated, kept and judged in the place of the weights."""
     progress: Progress
     state: TrainerState = field(default_factory=TrainerState)
     _mark: float = field(default_factory=time.monotonic)
@@ -71,18 +83,19 @@ class TrainingRun:
         slot = ranks.on_first(self._open_checkpoints)
         if slot is not None:
             saved = checkpoint.read_slot(slot)
-            self.module.load_state_dict(saved.weights)
-            restore_optimizer(
-                self.parts.optimizer,
-                self.module,
-                tensors=saved.optimizer,
-                scalars=saved.record["optimizer"],
-            )
+            sharded.load_weights(self.module, saved.weights)
+            tensors = sharded.cut_optimizer_state(self.module, saved.optimizer)
+            if self.average is not None:
+                self.average.take_from(tensors)
+            scalars = saved.record["optimizer"]
+            restore_optimizer(self.parts.optimizer, self.module, tensors=tensors, scalars=scalars)
             self.parts.scaler.load_state_dict(saved.record["scaler"])
             self.state = TrainerState(**saved.record["progress"])
             logger.info("continuing after step %d from %s", self.state.step, slot.name)
-            self._warn_of_other_threads(saved.record["threads"])
-        ranks.on_first(self._rewind_metrics)
+            guards.warn_of_other_threads(saved.record["threads"], self.parts.preparation.device)
+        elif ranks.is_first:
+            print(self.rates.describe(self.train), file=sys.stderr, flush=True)
+        ranks.on_first(lambda: self.log.rewind(step=self.state.step, epoch=self.state.epoch))
 
     def is_finished(self) -> bool:
         return self.state.epoch >= self.train.epochs or self.state.stopped_early
@@ -97,7 +110,7 @@ class TrainingRun:
         state, total = self.state, len(self.train_loader)
         if state.position >= total:
             return
-        self.module.train()
+        set_training_mode(self.module, self.spec, frozen=self.frozen)
         self._tell("train")
         self._tick()
         source = open_batches(self.train_loader, state.epoch, start=state.position)
@@ -116,31 +129,25 @@ class TrainingRun:
         Raises:
             StopRequested: after a checkpoint of the epoch's last step; validation is then repeated.
         """
-        ranks, state = self.parts.ranks, self.state
+        ranks, state, train = self.parts.ranks, self.state, self.train
         copy_first_buffers(self.module, ranks)
-        with self._named_out_of_memory():
+        with self._judged_weights(), self._named_out_of_memory():
             score = validate(
                 self.module,
                 self.validation,
+                num_classes=len(self.classes),
                 preparation=self.parts.preparation,
                 ranks=ranks,
                 keep_going=self._keep_validating,
             )
+            if score is not None:
+                self._close_epoch(score)
         if score is None:
             self.save()
             raise self._stopped()
-        self.progress.validated(self._tick())
-        record = state.close_epoch(val_loss=score.loss, val_accuracy=score.accuracy)
-        if ranks.is_first:
-            logger.info("epoch %d of %d: %s", state.epoch, self.train.epochs, record)
-        if state.is_better(record):
-            state.best = {**record, **ranks.on_first(self._write_best)}
-        patience = self.train.early_stopping_patience
+        patience = train.early_stopping_patience
         state.stopped_early = ranks.on_first(
             lambda: patience is not None and state.epochs_without_gain() >= patience
-        )
-        self._append_metrics(
-            split="validation", epoch=state.epoch, loss=score.loss, accuracy=score.accuracy
         )
 
     def save(self) -> None:
@@ -148,7 +155,12 @@ class TrainingRun:
         self._tick()
         device = self.parts.preparation.device
         self.state.peak_memory_gib = max(self.state.peak_memory_gib, guards.peak_memory_gib(device))
-        self.parts.ranks.on_first(self._write_slot)
+        weights = checkpoint.plain_weights(self.module)
+        tensors, scalars = optimizer_record(self.parts.optimizer, self.module)
+        if self.average is not None:
+            tensors |= self.average.tensors()
+        tensors = sharded.whole_tensors(tensors)
+        self.parts.ranks.on_first(lambda: self._write_slot(weights, tensors, scalars))
 
     def leave_if_asked(self) -> None:
         """Raise StopRequested when any rank was asked to stop and the run is not done anyway."""
@@ -166,17 +178,9 @@ class TrainingRun:
             for leftover in written.parent.glob(f".{written.name}.*{PARTIAL_SUFFIX}"):
                 leftover.unlink()
         slot = checkpoint.pick_slot(root, identity=self._identity)
-        checkpoint.ensure_free_space(root, self.module)
+        moments = (2 if self.train.optimizer == "adamw" else 1) + (self.average is not None)
+        checkpoint.ensure_free_space(root, self.module, moments_each=moments)
         return slot
-
-    def _warn_of_other_threads(self, before: int) -> None:
-        if self.parts.preparation.device.type == "cpu" and before != torch.get_num_threads():
-            logger.warning(
-                "this run began with %d threads and goes on with %d: sums are rounded differently, "
-                "so the last bits of the weights are not those of an uninterrupted run",
-                before,
-                torch.get_num_threads(),
-            )
 
     def _take_step(self, batches: Iterator[Batch]) -> StepOutcome:
         """One optimizer step with all that is counted, logged and reported about it."""
@@ -198,21 +202,21 @@ class TrainingRun:
             self._skip_or_end(outcome, kept)
         else:
             state.scaler_backoffs += outcome.verdict == "scaler_backoff"
-            state.loss_sum += outcome.loss_sum
-            state.loss_samples += outcome.samples
+            state.count_samples(
+                loss_sum=outcome.loss_sum,
+                weight=outcome.weight,
+                correct=outcome.correct,
+                count=outcome.samples,
+            )
+        if outcome.verdict == "applied" and self.average is not None:
+            self.average.update(state.step - 1)
         self._log_step(outcome, seconds=self._tick())
         return outcome
 
     def _set_learning_rate(self) -> None:
-        total = self.progress.total_steps
-        factor = lr_factor(
-            self.state.step,
-            total_steps=total,
-            warmup_steps=count_warmup_steps(total, fraction=self.train.warmup_fraction),
-            min_fraction=self.train.min_lr_fraction,
-        )
+        factor = self.rates.factor(self.state.step)
         set_learning_rates(self.parts.optimizer, self.parts.base_rates, factor=factor)
-        self.state.lr = self.train.lr * factor
+        self.state.lr = self.rates.base_lr * factor
 
     def _skip_or_end(self, outcome: StepOutcome, kept: dict[str, torch.Tensor]) -> None:
         """Leave the step out where the policy allows one more, else end the run."""
@@ -239,43 +243,73 @@ class TrainingRun:
         self._tell("train")
         if state.step % self.train.log_every_steps and state.position < len(self.train_loader):
             return
+        finite = outcome.verdict != "nonfinite"
         self._append_metrics(
             split="train",
             epoch=state.epoch + 1,
-            loss=None if outcome.verdict == "nonfinite" else outcome.loss,
+            loss=outcome.loss if finite else None,
+            accuracy=outcome.accuracy if finite else None,
             samples_per_second=outcome.samples / seconds,
+            seconds=seconds,
+        )
+
+    def _close_epoch(self, score: ValidationScore) -> None:
+        """Record the epoch, and keep the weights that stand in the module if they are the best."""
+        seconds = self._tick()
+        self.progress.validated(seconds)
+        state, ranks, by = self.state, self.parts.ranks, self.train.select_by
+        record = state.close_epoch(
+            val_loss=score.loss,
+            val_acc=score.accuracy,
+            val_balanced_accuracy=score.balanced_accuracy,
+            val_macro_f1=score.macro_f1,
+        )
+        if ranks.is_first:
+            logger.info("epoch %d of %d: %s", state.epoch, self.train.epochs, record)
+        if state.is_better(record, by=by):
+            # Of a model that is cut over the ranks only all of them together have the weights.
+            weights = checkpoint.plain_weights(self.module)
+            shares = ranks.gather((score.logits_NK, score.labels_N))
+            state.best = {**record, **ranks.on_first(lambda: self._write_best(weights, shares))}
+        state.count_gain(record, by=by, least_points=self.train.early_stopping_min_delta)
+        self._append_metrics(
+            split="validation",
+            epoch=state.epoch,
+            loss=score.loss,
+            accuracy=score.accuracy,
+            balanced_accuracy=score.balanced_accuracy,
+            macro_f1=score.macro_f1,
+            samples_per_second=score.samples / seconds,
             seconds=seconds,
         )
 
     def _append_metrics(self, **values: Any) -> None:
         if self.parts.ranks.is_first:
-            record = {"step": self.state.step, "lr": self.state.lr, **values}
-            append_metrics(self.folder.metrics, record)
+            memory = guards.peak_memory_gib(self.parts.preparation.device) * 2**30 / 1e9
+            state = self.state
+            self.log.append({"step": state.step, "lr": state.lr, **values, "memory_gb": memory})
 
-    def _rewind_metrics(self) -> None:
-        """Drop records of work that the checkpoint does not hold."""
-        path = self.folder.metrics
-        rewind_metrics(path, after_step=self.state.step)
-        # A validation whose checkpoint was never written has the step of the one before it.
-        records = read_metrics(path)
-        done = self.state.epoch
-        kept = [r for r in records if r["split"] != "validation" or r["epoch"] <= done]
-        if len(kept) < len(records):
-            write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+    def _judged_weights(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def _keep_validating(self) -> bool:
         self._tell("validate")
         return not self.parts.ranks.any(self.stop.requested)
 
-    def _write_best(self) -> dict[str, str]:
-        return checkpoint.write_best(
-            self.folder.checkpoints,
-            checkpoint.plain_weights(self.module),
-            epoch=self.state.epoch,
-        )
+    def _write_best(
+        self, weights: dict[str, torch.Tensor], shares: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> dict[str, Any]:
+        """Save the weights; fit the temperature to the scores that all ranks got with them."""
+        logits_NK, labels_N = (np.concatenate(parts) for parts in zip(*shares, strict=True))
+        written = checkpoint.write_best(self.folder.checkpoints, weights, epoch=self.state.epoch)
+        return {**written, "temperature": fit_temperature(logits_NK, labels_N)}
 
-    def _write_slot(self) -> None:
-        tensors, scalars = optimizer_record(self.parts.optimizer, self.module)
+    def _write_slot(
+        self,
+        weights: dict[str, torch.Tensor],
+        tensors: dict[str, torch.Tensor],
+        scalars: dict[str, Any],
+    ) -> None:
         record = {
             "identity": self._identity,
             "threads": torch.get_num_threads(),
@@ -283,48 +317,31 @@ class TrainingRun:
             "scaler": self.parts.scaler.state_dict(),
             "optimizer": scalars,
         }
-        content = checkpoint.SavedRun(checkpoint.plain_weights(self.module), tensors, record)
+        content = checkpoint.SavedRun(weights, tensors, record)
         checkpoint.write_slot(self.folder.checkpoints, content)
 
     def _write_results(self) -> dict[str, Any]:
         best = self.state.best
         if best is not None:
-            self.module.load_state_dict(checkpoint.read_best(self.folder.checkpoints, best))
+            # A model that is cut over the ranks stays so: `whole` is then a copy of its own.
+            target = self.whole if sharded.is_sharded(self.module) else self.module
+            target.load_state_dict(checkpoint.read_best(self.folder.checkpoints, best))
         facts = {"seed": self.seed, "best_epoch": best["epoch"] if best else 0}
-        save_model(self.folder.model, self.module, self.spec, self.classes, facts)
-        results = plain(self._results())
+        save_model(self.folder.model, self.whole, self.spec, self.classes, facts)
+        results = plain(
+            results_record(
+                state=self.state,
+                train=self.train,
+                spec=self.spec,
+                parts=self.parts,
+                rates=self.rates,
+                trained=self.module,
+                whole=self.whole,
+                seed=self.seed,
+            )
+        )
         write_json(self.folder.training_results, results)
         return results
-
-    def _results(self) -> dict[str, Any]:
-        state, best = self.state, self.state.best or {}
-        preparation = self.parts.preparation
-        return {
-            "history": state.history,
-            "best_epoch": best.get("epoch", 0),
-            "best_val_accuracy": best.get("val_accuracy"),
-            "best_val_loss": best.get("val_loss"),
-            "best_weights_sha256": best.get("sha256"),
-            "stopped_early": state.stopped_early,
-            "steps": state.step,
-            "samples_seen": state.samples_seen,
-            "skipped_steps": len(state.skipped),
-            "skipped": state.skipped,
-            "scaler_backoffs": state.scaler_backoffs,
-            "train_seconds": state.train_seconds,
-            "peak_memory_gib": state.peak_memory_gib,
-            "parameters": count_parameters(self.module),
-            "trained_parameters": count_parameters(self.module, trainable_only=True),
-            "flops_per_clip": count_flops(self.module, self.spec),
-            "seed": self.seed,
-            "config": self.train.model_dump(mode="json"),
-            "model": self.spec.config,
-            "device": str(preparation.device),
-            "precision": preparation.precision.name,
-            "world": self.parts.ranks.world,
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
@@ -339,16 +356,7 @@ class TrainingRun:
         }
 
     def _stopped(self) -> StopRequested:
-        if not self.stop.requested:
-            # Another rank was asked; this one leaves in the same way.
-            self.stop.request("SIGTERM")
-        error = StopRequested(
-            f"stopped by {self.stop.signal_name}; the state of step {self.state.step} is saved",
-            where=self.folder.path,
-            hint="run the same command again: it continues from there",
-        )
-        error.exit_code = self.stop.exit_code
-        return error
+        return guards.stopped_error(self.stop, step=self.state.step, path=self.folder.path)
 
     def _tell(self, phase: str) -> None:
         best = self.state.best
@@ -356,7 +364,7 @@ class TrainingRun:
             phase,
             step=self.state.step,
             epoch=min(self.state.epoch + 1, self.train.epochs),
-            metric=best["val_accuracy"] if best else None,
+            metric=best["val_acc"] if best else None,
         )
 
     def _tick(self) -> float:

@@ -5,6 +5,26 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+SCORE_KEYS = {
+    "accuracy": "val_acc",
+    "balanced_accuracy": "val_balanced_accuracy",
+    "macro_f1": "val_macro_f1",
+}
+"""`train.select_by` -> its column of the history."""
+HISTORY_KEYS = (
+    "epoch",
+    "step",
+    "train_loss",
+    "train_acc",
+    "val_loss",
+    *SCORE_KEYS.values(),
+    "learning_rates",
+    "epoch_times",
+)
+"""Columns of the history: one value per epoch; fractions, the last rate, seconds."""
+ROUNDING_POINTS = 1e-9
+"""A gain of exactly the least difference is none, however its subtraction is rounded."""
+
 
 @dataclass
 class TrainerState:
@@ -18,8 +38,11 @@ class TrainerState:
     """Optimizer steps taken, skipped ones included."""
     samples_seen: int = 0
     loss_sum: float = 0.0
-    """Of the current epoch, over `loss_samples` samples."""
+    """Of the current epoch, over samples that weigh `loss_weight` and are `loss_samples`."""
+    loss_weight: float = 0.0
     loss_samples: int = 0
+    correct: float = 0.0
+    """Of those samples, in training mode."""
     lr: float = 0.0
     """Of the last step."""
     epoch_seconds: float = 0.0
@@ -28,6 +51,9 @@ class TrainerState:
     peak_memory_gib: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    gain_score: float | None = None
+    """The last score that counted as a gain for patience, and its epoch."""
+    gain_epoch: int = 0
     skipped: list[dict[str, Any]] = field(default_factory=list)
     scaler_backoffs: int = 0
     stopped_early: bool = False
@@ -39,31 +65,59 @@ class TrainerState:
         self.epoch_seconds += seconds
         self.train_seconds += seconds
 
-    def close_epoch(self, *, val_loss: float, val_accuracy: float) -> dict[str, Any]:
-        """Append the epoch to the history, begin the next one, and return the record."""
+    def count_samples(self, *, loss_sum: float, weight: float, correct: float, count: int) -> None:
+        """Add a step to the current epoch's training loss and accuracy."""
+        self.loss_sum += loss_sum
+        self.loss_weight += weight
+        self.correct += correct
+        self.loss_samples += count
+
+    def close_epoch(self, **scores: float) -> dict[str, Any]:
+        """Append the epoch to the history, begin the next one, and return the record.
+
+        Args:
+            scores: val_loss and the columns of `SCORE_KEYS`.
+        """
         self.epoch += 1
+        trained = self.loss_samples > 0
         record = {
             "epoch": self.epoch,
             "step": self.step,
-            "train_loss": self.loss_sum / self.loss_samples if self.loss_samples else None,
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
-            "lr": self.lr,
-            "seconds": self.epoch_seconds,
+            "train_loss": self.loss_sum / self.loss_weight if trained else None,
+            "train_acc": self.correct / self.loss_samples if trained else None,
+            **scores,
+            "learning_rates": self.lr,
+            "epoch_times": self.epoch_seconds,
         }
         self.history.append(record)
-        self.position, self.loss_sum, self.loss_samples, self.epoch_seconds = 0, 0.0, 0, 0.0
+        self.position, self.loss_samples = 0, 0
+        self.loss_sum = self.loss_weight = self.correct = self.epoch_seconds = 0.0
         return record
 
-    def is_better(self, record: dict[str, Any]) -> bool:
-        """Higher validation accuracy than the best so far; if equal, a lower validation loss.
+    def history_columns(self) -> dict[str, list[Any]]:
+        return {key: [record[key] for record in self.history] for key in HISTORY_KEYS}
+
+    def is_better(self, record: dict[str, Any], *, by: str) -> bool:
+        """A higher validation score than the best so far; if equal, a lower validation loss.
 
         Equal in both keeps the earlier epoch.
         """
         if self.best is None:
             return True
-        score = (record["val_accuracy"], -record["val_loss"])
-        return score > (self.best["val_accuracy"], -self.best["val_loss"])
+        key = SCORE_KEYS[by]
+        score = (record[key], -record["val_loss"])
+        return score > (self.best[key], -self.best["val_loss"])
+
+    def count_gain(self, record: dict[str, Any], *, by: str, least_points: float) -> None:
+        """Take the record's score as a gain when it is more than `least_points` percentage points
+        above the last one that was.
+
+        Many small steps up count once they add up: each is measured from the same score.
+        """
+        score = record[SCORE_KEYS[by]]
+        before = self.gain_score
+        if before is None or 100 * (score - before) > least_points + ROUNDING_POINTS:
+            self.gain_score, self.gain_epoch = score, record["epoch"]
 
     def epochs_without_gain(self) -> int:
-        return self.epoch - (self.best["epoch"] if self.best else 0)
+        return self.epoch - self.gain_epoch

@@ -1,25 +1,29 @@
-"""One optimizer step: accumulate, agree over ranks, unscale, weigh, clip, step.
+"""One optimizer step: mix, accumulate, agree over ranks, unscale, weigh and clip, step.
 
 Shapes: B samples, K classes, logits_BK; inputs are as `batches.Batch` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn import functional
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from regatta.core.errors import DataError
 from regatta.data.transforms import normalise
 from regatta.training.batches import Batch
 from regatta.training.distributed import Ranks
+from regatta.training.loss import BatchLoss, TrainingLoss
+from regatta.training.mix import Mixing, StepMixer
 from regatta.training.precision import Precision
+from regatta.training.sharded import gradient_sync_hold, whole_tensor
 
 Verdict = Literal["applied", "scaler_backoff", "nonfinite"]
 
@@ -59,10 +63,13 @@ class StepParts:
     scaler: torch.amp.GradScaler
     preparation: Preparation
     ranks: Ranks
-    label_smoothing: float
+    loss: TrainingLoss
+    mixing: Mixing | None
     clip_norm: float | None
     full_samples: int
     """Samples of a full step on one rank: batch size x accumulate."""
+    keeps_gradients: bool = False
+    """Gradients are set to zero in their memory, and not given back; see `own_gradients`."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,10 @@ class StepOutcome:
 
     verdict: Verdict
     loss_sum: float
-    """Smoothed training loss, summed over samples."""
+    """Smoothed and weighted training loss, summed over samples."""
+    weight: float
+    """Of the samples: their number, when classes are not weighted."""
+    correct: float
     samples: int
     gradient_norm: float
     """Before clipping."""
@@ -82,7 +92,11 @@ class StepOutcome:
 
     @property
     def loss(self) -> float:
-        return self.loss_sum / self.samples
+        return self.loss_sum / self.weight
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.samples
 
 
 def take_step(
@@ -95,58 +109,82 @@ def take_step(
 ) -> StepOutcome:
     """Consume `micro_batches` and take one optimizer step with the mean gradient of their samples.
 
-    Each sample weighs the same, however unevenly samples are spread over micro-batches and ranks:
-    the last short group of an epoch gives the gradient of its own mean. A loss or gradient that is
-    not finite takes no step (`nonfinite`); an fp16 gradient that only overflowed its scale takes
-    none either and lowers the scale (`scaler_backoff`).
+    Each sample weighs as its class does (all the same without class weights), however unevenly
+    samples are spread over micro-batches and ranks: the last short group of an epoch gives the
+    gradient of its own mean. A loss or gradient that is not finite takes no step (`nonfinite`); an
+    fp16 gradient that only overflowed its scale takes none either and lowers the scale
+    (`scaler_backoff`).
 
     Args:
         stop_asked: asked as late as possible, once the gradients are there.
-        seed: for dropout; drawn anew for every step, so that a resume needs no generator state.
+        seed: for dropout and mixing; another one for every step, so that a resume needs no
+            generator state.
     """
-    torch.manual_seed(seed)
-    parts.optimizer.zero_grad(set_to_none=True)
-    local_loss, sample_ids = _accumulate_gradients(parts, batches, micro_batches)
-    loss_sum, samples, stops = parts.ranks.sum([local_loss, len(sample_ids), stop_asked()])
-    if samples == 0:
-        raise DataError("the loader gave an optimizer step without a sample")
+    _seed_generators(seed, parts.preparation.device)
+    parts.optimizer.zero_grad(set_to_none=not parts.keeps_gradients)
+    mixer = parts.mixing.begin_step(seed) if parts.mixing else None
+    local, sample_ids = _accumulate_gradients(parts, batches, micro_batches, mixer)
     parts.scaler.unscale_(parts.optimizer)
     gradients = [p.grad for p in parts.parameters if p.grad is not None]
-    _weigh(gradients, full=parts.full_samples * parts.ranks.world, true=samples)
-    norm = nn.utils.get_total_norm(gradients)
-    verdict = _judge(loss_sum, norm, parts.scaler)
+    norm = whole_tensor(nn.utils.get_total_norm(gradients))
+    # One transfer for all four: each would wait for the device.
+    *local_sums, scaled_norm = torch.stack([*local, norm.double()]).tolist()
+    loss_sum, weight, correct, samples, stops = parts.ranks.sum(
+        [*local_sums, len(sample_ids), stop_asked()]
+    )
+    if samples == 0:
+        raise DataError("the loader gave an optimizer step without a sample")
+    # Gradients are of (sum / full); the factor makes them those of the mean.
+    factor = parts.full_samples * parts.ranks.world / weight
+    true_norm = scaled_norm * factor
+    verdict = _judge(loss_sum, true_norm, parts.scaler)
     if verdict == "applied":
-        if parts.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parts.parameters, parts.clip_norm, norm)
+        _scale(gradients, factor * _clip_factor(true_norm, parts.clip_norm))
         parts.scaler.step(parts.optimizer)
     parts.scaler.update()
     return StepOutcome(
-        verdict, loss_sum, int(samples), norm.item(), tuple(sample_ids), stop_asked=stops > 0
-    )
-
-
-def training_loss_sum(
-    logits_BK: torch.Tensor, labels_B: torch.Tensor, *, label_smoothing: float
-) -> torch.Tensor:
-    """Sum over samples of (1 - e) CE(label) + e mean_k CE(k), in float32.
-
-    Source: Szegedy et al. 2016, Rethinking the Inception architecture, section 7.
-    """
-    return functional.cross_entropy(
-        logits_BK.float(), labels_B, reduction="sum", label_smoothing=label_smoothing
+        verdict,
+        loss_sum=loss_sum,
+        weight=weight,
+        correct=correct,
+        samples=int(samples),
+        gradient_norm=true_norm,
+        sample_ids=tuple(sample_ids),
+        stop_asked=stops > 0,
     )
 
 
 def gradient_hold(module: nn.Module) -> Callable[[], AbstractContextManager[object]]:
-    """`no_sync` of a DDP module; a context without effect for one process."""
+    """What keeps gradients on their rank in DDP and FSDP; without effect for one process."""
+    if isinstance(module, FSDPModule):
+        return gradient_sync_hold(module)
     return module.no_sync if isinstance(module, DistributedDataParallel) else nullcontext
 
 
+def own_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Give each parameter a gradient of zeros to add to.
+
+    The first gradient of a recorded CUDA graph (`compile_mode` other than default) lies in the
+    graph's memory, where the next micro-batch overwrites it: accumulated gradients were those of
+    the last micro-batch alone (pytorch issue 169545).
+    """
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+
+
+def _seed_generators(seed: int, device: torch.device) -> None:
+    # torch.manual_seed seeds every kind of device that torch knows: 0.1 ms of each step on a CPU.
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 def _accumulate_gradients(
-    parts: StepParts, batches: Iterator[Batch], micro_batches: int
-) -> tuple[float, list[str]]:
-    """Gradients of (sum of losses / full_samples), this rank's loss sum, and its sample ids."""
-    loss_sum = torch.zeros((), dtype=torch.float64, device=parts.preparation.device)
+    parts: StepParts, batches: Iterator[Batch], micro_batches: int, mixer: StepMixer | None
+) -> tuple[torch.Tensor, list[str]]:
+    """Gradients of (sum of losses / full_samples); this rank's sums of loss, weight and correct
+    samples, float64 [3]; its sample ids."""
+    sums = torch.zeros(3, dtype=torch.float64, device=parts.preparation.device)
     sample_ids: list[str] = []
     for number in range(1, micro_batches + 1):
         batch = next(batches, None)
@@ -156,14 +194,14 @@ def _accumulate_gradients(
             )
         # Exchanging gradients only at the last micro-batch sends them once per step.
         with parts.hold_gradients() if number < micro_batches else nullcontext():
-            loss = _forward_loss(parts, batch)
-            parts.scaler.scale(loss / parts.full_samples).backward()
-        loss_sum += loss.detach()
+            result = _forward_loss(parts, batch, mixer)
+            parts.scaler.scale(result.loss / parts.full_samples).backward()
+        sums += torch.stack([result.loss.detach(), result.weight, result.correct])
         sample_ids += batch.sample_ids
-    return loss_sum.item(), sample_ids
+    return sums, sample_ids
 
 
-def _forward_loss(parts: StepParts, batch: Batch) -> torch.Tensor:
+def _forward_loss(parts: StepParts, batch: Batch, mixer: StepMixer | None) -> BatchLoss:
     """The summed loss of one micro-batch; zero, but with a graph, when it has no rows.
 
     DDP waits for a backward pass of every rank, so a rank without rows sends zeros.
@@ -171,28 +209,33 @@ def _forward_loss(parts: StepParts, batch: Batch) -> torch.Tensor:
     prepare = parts.preparation
     empty = len(batch.labels) == 0
     rows = batch.inputs.new_zeros((1, *batch.inputs.shape[1:])) if empty else batch.inputs
-    inputs = prepare.inputs(rows)
+    inputs, labels = prepare.inputs(rows), batch.labels.to(prepare.device, non_blocking=True)
+    if mixer is not None and not empty:
+        inputs, labels = mixer.mix(inputs, labels)
+    if parts.keeps_gradients and inputs.is_cuda:
+        torch.compiler.cudagraph_mark_step_begin()
     with prepare.precision.autocast():
         logits_BK = parts.module(inputs)
     if empty:
-        return logits_BK.float().sum() * 0.0
-    labels_B = batch.labels.to(prepare.device, non_blocking=True)
-    return training_loss_sum(logits_BK, labels_B, label_smoothing=parts.label_smoothing)
+        nothing = logits_BK.float().sum() * 0.0
+        return BatchLoss(nothing, nothing.detach(), nothing.detach())
+    return parts.loss.of(logits_BK, labels)
 
 
-def _weigh(gradients: list[torch.Tensor], *, full: int, true: float) -> None:
-    """Turn gradients of (sum / full) into gradients of the mean; nothing to do for a full step."""
-    if true != full:
-        for gradient in gradients:
-            gradient.mul_(full / true)
+def _clip_factor(norm: float, limit: float | None) -> float:
+    return 1.0 if limit is None else min(1.0, limit / (norm + 1e-6))
 
 
-def _judge(loss_sum: float, norm: torch.Tensor, scaler: torch.amp.GradScaler) -> Verdict:
+def _scale(gradients: list[torch.Tensor], factor: float) -> None:
+    if factor != 1.0:
+        torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _judge(loss_sum: float, norm: float, scaler: torch.amp.GradScaler) -> Verdict:
     """The same on every rank: the loss is a sum over ranks, the gradient was exchanged."""
-    loss_is_finite = abs(loss_sum) < float("inf")
-    if loss_is_finite and bool(torch.isfinite(norm)):
+    if math.isfinite(loss_sum) and math.isfinite(norm):
         return "applied"
     # A gradient that overflows even at scale 1 is not the scaler's doing.
-    if loss_is_finite and scaler.is_enabled() and scaler.get_scale() > 1.0:
+    if math.isfinite(loss_sum) and scaler.is_enabled() and scaler.get_scale() > 1.0:
         return "scaler_backoff"
     return "nonfinite"

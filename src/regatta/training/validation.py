@@ -1,33 +1,46 @@
-"""Unsmoothed loss and accuracy on the validation split, exact over ranks."""
+"""Unsmoothed loss and class scores on the validation split, exact over ranks.
+
+Shapes: N samples of this rank, K classes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from regatta.core.errors import DataError, NonFiniteError
-from regatta.training.batches import Batch, BatchSource, open_batches
+from regatta.metrics.classification import mean_f1, recalls
+from regatta.training.batches import BatchSource, open_batches
 from regatta.training.distributed import Ranks
+from regatta.training.sharded import is_sharded, no_gradients
 from regatta.training.step import Preparation
 
 
 @dataclass(frozen=True)
 class ValidationScore:
     loss: float
-    """Mean cross-entropy per sample, without label smoothing."""
+    """Mean cross-entropy per sample, without label smoothing and class weights."""
     accuracy: float
-    """Fraction."""
+    """Fraction, as the two below."""
+    balanced_accuracy: float
+    """Mean over the classes that have samples."""
+    macro_f1: float
     samples: int
+    logits_NK: np.ndarray
+    """float32, of this rank's samples."""
+    labels_N: np.ndarray
 
 
 def validate(
     module: nn.Module,
     source: BatchSource,
     *,
+    num_classes: int,
     preparation: Preparation,
     ranks: Ranks,
     keep_going: Callable[[], bool],
@@ -41,41 +54,62 @@ def validate(
         NonFiniteError: a score is NaN or infinite; names the samples.
         DataError: the split is empty.
     """
-    loss_sum, correct, samples = 0.0, 0.0, 0.0
-    bad_ids: list[str] = []
-    module.eval()
-    with torch.inference_mode(), open_batches(source, 0) as batches:
-        for batch in batches:
-            # All ranks have the same number of batches, so all of them ask here equally often.
-            if not keep_going():
-                return None
-            if len(batch.labels):
-                batch_loss, batch_correct, batch_bad_ids = _score_batch(module, batch, preparation)
-                loss_sum += batch_loss
-                correct += batch_correct
-                samples += len(batch.labels)
-                bad_ids += batch_bad_ids
-    loss_sum, correct, samples = ranks.sum([loss_sum, correct, samples])
+    found = _predict(module, source, num_classes, preparation, keep_going)
+    if found is None:
+        return None
+    logits_NK, labels_N, sample_ids = found
+    loss = functional.cross_entropy(logits_NK.double(), labels_N, reduction="sum").item()
+    cells = labels_N * num_classes + logits_NK.argmax(dim=1)
+    counts = torch.bincount(cells, minlength=num_classes**2)
+    loss_sum, samples, *summed = ranks.sum([loss, len(labels_N), *counts.tolist()])
     if samples == 0:
         raise DataError(
             "the validation split has no sample",
             hint="raise data.validation_fraction, or give the data set a validation split",
         )
+    finite_N = torch.isfinite(logits_NK).all(dim=1).tolist()
+    bad_ids = [name for name, ok in zip(sample_ids, finite_N, strict=True) if not ok]
     _refuse_nonfinite([name for share in ranks.gather(bad_ids) for name in share])
-    return ValidationScore(loss_sum / samples, correct / samples, int(samples))
+    counts_KK = np.array(summed, dtype=np.int64).reshape(num_classes, num_classes)
+    return ValidationScore(
+        loss=loss_sum / samples,
+        accuracy=float(counts_KK.trace() / samples),
+        balanced_accuracy=float(np.nanmean(recalls(counts_KK))),
+        macro_f1=mean_f1(counts_KK),
+        samples=int(samples),
+        logits_NK=logits_NK.numpy(),
+        labels_N=labels_N.numpy(),
+    )
 
 
-def _score_batch(
-    module: nn.Module, batch: Batch, preparation: Preparation
-) -> tuple[float, int, list[str]]:
-    """Summed loss, number of correct samples, and the samples whose scores are not finite."""
-    with preparation.precision.autocast():
-        logits_BK = module(preparation.inputs(batch.inputs)).float()
-    labels_B = batch.labels.to(preparation.device)
-    loss = functional.cross_entropy(logits_BK.double(), labels_B, reduction="sum")
-    finite_B = torch.isfinite(logits_BK).all(dim=1).tolist()
-    bad_ids = [name for name, ok in zip(batch.sample_ids, finite_B, strict=True) if not ok]
-    return loss.item(), int((logits_BK.argmax(dim=1) == labels_B).sum()), bad_ids
+def _predict(
+    module: nn.Module,
+    source: BatchSource,
+    num_classes: int,
+    preparation: Preparation,
+    keep_going: Callable[[], bool],
+) -> tuple[torch.Tensor, torch.Tensor, list[str]] | None:
+    """Logits float32 [N, K], labels [N] (both on the CPU) and ids of this rank's samples."""
+    logits: list[torch.Tensor] = [torch.empty(0, num_classes, device=preparation.device)]
+    labels: list[torch.Tensor] = [torch.empty(0, dtype=torch.int64)]
+    sample_ids: list[str] = []
+    module.eval()
+    with no_gradients(module), open_batches(source, 0) as batches:
+        for batch in batches:
+            # All ranks have the same number of batches, so all of them ask here equally often.
+            if not keep_going():
+                return None
+            count, inputs = len(batch.labels), batch.inputs
+            if not count and not is_sharded(module):
+                continue
+            if not count:
+                # All ranks of a sharded module compute together, also one without rows.
+                inputs = inputs.new_zeros((1, *inputs.shape[1:]))
+            with preparation.precision.autocast():
+                logits.append(module(preparation.inputs(inputs)).float()[:count])
+            labels.append(batch.labels.cpu())
+            sample_ids += batch.sample_ids
+        return torch.cat(logits).cpu(), torch.cat(labels), sample_ids
 
 
 def _refuse_nonfinite(sample_ids: list[str]) -> None:

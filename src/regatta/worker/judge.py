@@ -1,9 +1,9 @@
-"""Judge several trained runs together on a share of the samples: one decode of each video serves
-them all."""
+"""Judge several trained runs together on a share of the samples: one decode of each video, one
+change of each window of signals, serves them all."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -14,18 +14,29 @@ from regatta import __version__
 from regatta.config.expand import protocol_id
 from regatta.config.schema import Study
 from regatta.core.errors import DataError, RecordError, StopRequested
+from regatta.core.files import read_json, write_json
 from regatta.core.registry import ORACLES
 from regatta.core.signals import StopFlag
 from regatta.data.manifest import Manifest, Sample
+from regatta.data.windows import WindowStore
 from regatta.evaluation.grid import choose_samples
 from regatta.evaluation.judge import judge_parts
+from regatta.evaluation.judge_windows import judge_windows
+from regatta.evaluation.judged_parts import JudgeCost
 from regatta.evaluation.part_files import finalize_predictions, write_ceiling
 from regatta.evaluation.predict import JudgedEntry
 from regatta.evaluation.protocols import Protocol, resolve_protocol
+from regatta.evaluation.window_protocols import (
+    AS_RECORDED,
+    WindowProtocol,
+    resolve_window_protocol,
+    signal_facts,
+)
 from regatta.models.weights import load_model
-from regatta.records.predictions import file_hash
+from regatta.records.predictions import UNKNOWN_FOLDER, file_hash, read_run_predictions
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.worker.motion import measure_motion
+from regatta.worker.run_data import load_fold_data
 from regatta.worker.status_writer import StatusWriter
 
 _DECODER_PACKAGE = {"pyav": "av", "torchcodec": "torchcodec"}
@@ -36,10 +47,18 @@ class Bench:
     """What all entries of one judging share."""
 
     study: Study
-    protocol: Protocol
+    protocol: Protocol | WindowProtocol
+    manifest: Manifest
+    store: WindowStore | None
+    """None for videos."""
     samples: list[Sample]
-    classes: list[str]
     fingerprint: dict[str, Any]
+
+    @property
+    def unknown(self) -> list[Sample]:
+        """Samples of classes that were kept from the models, judged beside the test split."""
+        judges_test = self.study.protocol.split == "test"
+        return self.manifest.split("unknown") if judges_test else []
 
 
 def judge(
@@ -58,31 +77,23 @@ def judge(
         RegattaError: the first run that could not be judged, after all others were.
     """
     study = folder.study()
-    manifest = Manifest.load(folder.manifest)
-    bench = _bench(study, manifest)
+    data = load_fold_data(folder, run_ids)
+    manifest, store = data.manifest, data.store
+    bench = _bench(study, manifest, store)
     with torch.inference_mode():
-        entries = [_entry(folder.run(run_id), bench, manifest, device) for run_id in run_ids]
-        section = study.protocol
-        cost = judge_parts(
-            entries,
-            bench.samples,
-            bench.protocol,
-            batch_size=section.batch_size,
-            part_samples=section.part_samples,
-            device=device,
-            shard=shard,
-            resize=None if section.resize == "crop" else section.resize,
-            autocast=torch.bfloat16 if _has_bf16(device) else None,
-            decode_threads=threads,
-            decoder=study.data.decoder,
-            stop=stop,
-            report=status.update,
-        )
-    if shard[0] == 0:
+        entries = [_entry(folder.run(run_id), bench, device) for run_id in run_ids]
+        protocol = bench.protocol
+        if isinstance(protocol, WindowProtocol):
+            judge_all = partial(_judge_windows, protocol=protocol)
+        else:
+            judge_all = partial(_judge_clips, protocol=protocol, threads=threads)
+        cost = judge_all(entries, bench, device=device, shard=shard, stop=stop, status=status)
+    if shard[0] == 0 and store is None:
         # Before anything is marked as complete: a finished study starts no worker again.
         poll = partial(_keep_going, stop, status)
         measure_motion(folder, study, manifest, bench.samples, poll=poll)
-    whole = [_complete(entry, bench) for entry in entries if entry.run_id not in cost.failed]
+    judged = [entry for entry in entries if entry.run_id not in cost.failed]
+    whole = [_complete(entry, bench, folder.run(entry.run_id)) for entry in judged]
     if cost.failed:
         raise next(iter(cost.failed.values()))
     if all(whole):
@@ -90,6 +101,66 @@ def judge(
     else:
         # Another shard is still at work and will say so when it ends.
         status.end(state="queued", phase="judge")
+
+
+def _judge_clips(
+    entries: list[JudgedEntry],
+    bench: Bench,
+    *,
+    protocol: Protocol,
+    device: torch.device,
+    shard: tuple[int, int],
+    threads: int,
+    stop: StopFlag,
+    status: StatusWriter,
+) -> JudgeCost:
+    section = bench.study.protocol
+    return judge_parts(
+        entries,
+        bench.samples,
+        protocol,
+        batch_size=section.batch_size,
+        part_samples=section.part_samples,
+        device=device,
+        shard=shard,
+        resize=None if section.resize == "crop" else section.resize,
+        autocast=torch.bfloat16 if _has_bf16(device) else None,
+        decode_threads=threads,
+        decoder=bench.study.data.decoder,
+        stop=stop,
+        report=status.update,
+    )
+
+
+def _judge_windows(
+    entries: list[JudgedEntry],
+    bench: Bench,
+    *,
+    protocol: WindowProtocol,
+    device: torch.device,
+    shard: tuple[int, int],
+    stop: StopFlag,
+    status: StatusWriter,
+) -> JudgeCost:
+    assert bench.store is not None
+    section = bench.study.protocol
+    judge_on = partial(
+        judge_windows,
+        facts=signal_facts(bench.manifest, bench.store),
+        batch_size=section.batch_size,
+        part_samples=section.part_samples,
+        device=device,
+        shard=shard,
+        autocast=torch.bfloat16 if _has_bf16(device) else None,
+        stop=stop,
+        report=status.update,
+    )
+    cost = judge_on(entries, bench.samples, protocol=protocol)
+    alive = [entry for entry in entries if entry.run_id not in cost.failed]
+    if bench.unknown and alive:
+        beside = [replace(entry, folder=entry.folder / UNKNOWN_FOLDER) for entry in alive]
+        cost.failed |= judge_on(beside, bench.unknown, protocol=AS_RECORDED).failed
+    return cost
 
 
 def _keep_going(stop: StopFlag, status: StatusWriter) -> None:
@@ -100,7 +171,7 @@ def _keep_going(stop: StopFlag, status: StatusWriter) -> None:
     status.update({"phase": "judge"})
 
 
-def _bench(study: Study, manifest: Manifest) -> Bench:
+def _bench(study: Study, manifest: Manifest, store: WindowStore | None) -> Bench:
     section = study.protocol
     samples = sorted(manifest.split(section.split), key=lambda sample: sample.sample_id)
     if not samples:
@@ -109,25 +180,25 @@ def _bench(study: Study, manifest: Manifest) -> Bench:
             hint="give the data set a test split, or judge with protocol.split: validation",
         )
     samples = choose_samples(samples, section.sample_size, section.sample_seed)
-    return Bench(
-        study,
-        resolve_protocol(section),
-        samples,
-        manifest.classes,
-        {
-            "manifest": manifest.hash(),
-            "protocol": protocol_id(section),
-            "sample_ids": len(samples),
-            "decoder": f"{study.data.decoder} {version(_DECODER_PACKAGE[study.data.decoder])}",
-            "resize": section.resize,
-            "code": __version__,
-        },
-    )
+    fingerprint = {
+        "manifest": manifest.hash(),
+        "protocol": protocol_id(section),
+        "sample_ids": len(samples),
+        "code": __version__,
+    }
+    if store is not None:
+        protocol = resolve_window_protocol(section)
+    else:
+        protocol = resolve_protocol(section)
+        decoder = study.data.decoder
+        fingerprint["decoder"] = f"{decoder} {version(_DECODER_PACKAGE[decoder])}"
+        fingerprint["resize"] = section.resize
+    return Bench(study, protocol, manifest, store, samples, fingerprint)
 
 
-def _entry(run: RunFolder, bench: Bench, manifest: Manifest, device: torch.device) -> JudgedEntry:
+def _entry(run: RunFolder, bench: Bench, device: torch.device) -> JudgedEntry:
     module, spec, classes = load_model(run.model)
-    if classes != manifest.classes:
+    if classes != bench.manifest.classes:
         raise RecordError("this model was trained on other classes", where=run.model)
     return JudgedEntry(
         run.run_id,
@@ -138,26 +209,55 @@ def _entry(run: RunFolder, bench: Bench, manifest: Manifest, device: torch.devic
     )
 
 
-def _complete(entry: JudgedEntry, bench: Bench) -> bool:
+def _complete(entry: JudgedEntry, bench: Bench, run: RunFolder) -> bool:
     """Mark the run's predictions as whole once all shards are done, the oracle's ceiling beside
-    them."""
-    data = bench.study.data
-    if data.source in ORACLES.names() and not (entry.folder / "ceiling.json").is_file():
-        write_ceiling(
-            entry.folder,
-            bench.samples,
-            bench.protocol,
-            model_frames=entry.spec.frames,
-            oracle=ORACLES.get(data.source),
-            options=data.options,
-        )
-    return finalize_predictions(
-        entry.folder,
-        samples=bench.samples,
-        conditions=bench.protocol.conditions,
+    them, and the accuracy among its training results."""
+    if isinstance(bench.protocol, Protocol):
+        _note_ceiling(entry, bench, bench.protocol)
+    finalize = partial(
+        finalize_predictions,
         part_samples=bench.study.protocol.part_samples,
-        classes=bench.classes,
+        classes=bench.manifest.classes,
         fingerprint=entry.fingerprint,
+    )
+    if bench.unknown and not finalize(
+        entry.folder / UNKNOWN_FOLDER, samples=bench.unknown, conditions=AS_RECORDED.conditions
+    ):
+        return False
+    whole = finalize(entry.folder, samples=bench.samples, conditions=bench.protocol.conditions)
+    if whole and _is_plain_test(bench.study):
+        _note_test_accuracy(entry, run)
+    return whole
+
+
+def _is_plain_test(study: Study) -> bool:
+    """Whether the study judges the whole test split as it is: what `test_acc` stands for."""
+    section = study.protocol
+    return section.name == "plain" and section.split == "test" and section.sample_size is None
+
+
+def _note_test_accuracy(entry: JudgedEntry, run: RunFolder) -> None:
+    """Fill in `test_acc` of training_results.json; harmless to repeat."""
+    if not run.is_trained():
+        return
+    found = read_run_predictions(entry.folder, run_id=run.run_id, entry="", seed=0)
+    accuracy, results = float(found.correct()[0].mean()), read_json(run.training_results)
+    if results.get("test_acc") != accuracy:
+        write_json(run.training_results, {**results, "test_acc": accuracy})
+
+
+def _note_ceiling(entry: JudgedEntry, bench: Bench, protocol: Protocol) -> None:
+    """Write ceiling.json once, where the source knows what an ideal reader can see."""
+    data = bench.study.data
+    if data.source not in ORACLES.names() or (entry.folder / "ceiling.json").is_file():
+        return
+    write_ceiling(
+        entry.folder,
+        bench.samples,
+        protocol,
+        model_frames=entry.spec.frames,
+        oracle=ORACLES.get(data.source),
+        options=data.options,
     )
 
 

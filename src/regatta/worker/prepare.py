@@ -12,8 +12,9 @@ from regatta.core.registry import SOURCES
 from regatta.core.signals import StopFlag
 from regatta.data.manifest import Dropped, Manifest
 from regatta.data.scan import build_manifest
-from regatta.data.window_scan import build_windows
+from regatta.data.windows import build_windows
 from regatta.evaluation.protocols import check_protocol
+from regatta.evaluation.window_protocols import check_window_protocol
 from regatta.records.run_folder import StudyFolder
 from regatta.worker.status_writer import StatusWriter
 from regatta.worker.study_checks import (
@@ -21,6 +22,7 @@ from regatta.worker.study_checks import (
     check_entries,
     check_splits,
 )
+from regatta.worker.window_inputs import check_inputs
 
 
 def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
@@ -32,6 +34,8 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
         status.update({"phase": "scan"})
         manifest, store = build_windows(study.data)
         check_entries(study, window=store.window)
+        check_inputs(study, store)
+        check_window_protocol(study.protocol, store)
         short = dict.fromkeys(needed_frames, 0)
     else:
         manifest, store = _scan_videos(folder, study, stop, status), None
@@ -85,22 +89,56 @@ def _settle_short_clips(
 
 
 def _data_facts(study: Study, manifest: Manifest, short: dict[str, int]) -> dict[str, Any]:
-    splits = ("train", "validation", "test")
-    counts = {
-        split: {
-            name: sum(s.label_name == name for s in manifest.split(split))
-            for name in manifest.classes
-        }
-        for split in splits
-    }
     return {
         "settings": study.data.model_dump(mode="json"),
         "source": study.data.source,
         "manifest_hash": manifest.hash(),
         "classes": manifest.classes,
-        "counts": counts,
-        "groups": {split: len({s.group for s in manifest.split(split)}) for split in splits},
+        **_split_facts(manifest),
         "dropped": [asdict(dropped) for dropped in manifest.dropped],
         "notes": manifest.notes,
         "short_clips": short,
+    }
+
+
+def _split_facts(manifest: Manifest) -> dict[str, Any]:
+    """Samples per split and class, and groups per split.
+
+    With folds: `folds` holds these facts of each, and the totals are what all folds judge, and the
+    rounded mean over folds of what they train and select on.
+    """
+    if not manifest.folds:
+        return _one_split_facts(manifest)
+    folds = [_one_split_facts(manifest.of_fold(fold)) for fold in range(manifest.folds)]
+
+    def over_folds(split: str, values: list[int]) -> int:
+        return sum(values) if split == "test" else round(sum(values) / len(values))
+
+    return {
+        "counts": {
+            split: {
+                name: over_folds(split, [fold["counts"][split][name] for fold in folds])
+                for name in manifest.classes
+            }
+            for split in ("train", "validation", "test")
+        },
+        "groups": {
+            split: over_folds(split, [fold["groups"][split] for fold in folds])
+            for split in ("train", "validation", "test")
+        },
+        "folds": folds,
+    }
+
+
+def _one_split_facts(manifest: Manifest) -> dict[str, Any]:
+    splits = ("train", "validation", "test")
+    return {
+        "counts": {
+            split: {
+                name: sum(s.label_name == name for s in manifest.split(split))
+                for name in manifest.classes
+            }
+            for split in splits
+        },
+        "groups": {split: len({s.group for s in manifest.split(split)}) for split in splits},
     }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from regatta.config.expand import RunSpec
+from regatta.core.errors import RecordError
 from regatta.data.manifest import Manifest
 from regatta.data.windows import WindowStore
 from regatta.records.run_folder import StudyFolder
@@ -30,7 +32,27 @@ def load_run_data(folder: StudyFolder, run_spec: RunSpec) -> RunData:
     Raises:
         RecordError: a file is missing or damaged.
     """
-    del run_spec
-    manifest = Manifest.load(folder.manifest)
+    manifest = Manifest.load(folder.manifest).of_fold(run_spec.fold)
     store = WindowStore.load(folder.windows) if folder.windows.is_file() else None
     return RunData(manifest, store)
+
+
+def load_fold_data(folder: StudyFolder, run_ids: Sequence[str]) -> RunData:
+    """What these runs are judged on together: all must be of one fold.
+
+    Raises:
+        RecordError: a file is missing or damaged, a run is not of this study, or folds differ.
+    """
+    spec_of = {spec.run_id: spec for spec, _ in folder.runs()}
+    strange = [run_id for run_id in run_ids if run_id not in spec_of]
+    if strange:
+        raise RecordError(f"this study has no run '{strange[0]}'", where=folder.study_yaml)
+    specs = [spec_of[run_id] for run_id in run_ids]
+    folds = sorted({spec.fold for spec in specs if spec.fold is not None})
+    if len(folds) > 1:
+        raise RecordError(
+            f"runs of folds {', '.join(map(str, folds))} are judged on different samples",
+            where=folder.path,
+            hint="judge the runs of one fold at a time",
+        )
+    return load_run_data(folder, specs[0])

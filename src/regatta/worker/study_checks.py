@@ -55,18 +55,26 @@ def check_begun_runs(folder: StudyFolder, manifest: Manifest) -> None:
 
 def check_splits(study: Study, manifest: Manifest) -> None:
     """DataError when a split that the study needs is empty, or a class is left without training."""
+    if not manifest.folds:
+        _check_one_split(study, manifest, "")
+    for fold in range(manifest.folds):
+        _check_one_split(study, manifest.of_fold(fold), f" of fold {fold}")
+
+
+def _check_one_split(study: Study, manifest: Manifest, place: str) -> None:
     trained = {sample.label_name for sample in manifest.split("train")}
     untrained = sorted(set(manifest.classes) - trained)
     if untrained:
         raise DataError(
-            f"{len(untrained)} class(es) have no training sample left: {', '.join(untrained[:10])}",
+            f"{len(untrained)} class(es) have no training sample left{place}: "
+            f"{', '.join(untrained[:10])}",
             where="data.short" if study.data.short == "drop" else None,
             hint="add training samples of these classes, or set data.short: pad",
         )
     for split in dict.fromkeys(("validation", study.protocol.split)):
         if not manifest.split(split):
             raise DataError(
-                f"the {split} split has no sample",
+                f"the {split} split{place} has no sample",
                 where=study.data.root,
                 hint="give the data set a test split, or judge with protocol.split: validation"
                 if split == "test"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -20,10 +22,12 @@ from regatta.models.weights import load_checkpoint
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.training.distributed import Ranks, process_group
 from regatta.training.loop import train_run
+from regatta.worker.labels import training_counts, with_label_share
 from regatta.worker.run_data import RunData, load_run_data
 from regatta.worker.sharing import clip_recipes, open_sharing
 from regatta.worker.status_writer import StatusWriter
-from regatta.worker.train_windows import train_on_windows
+from regatta.worker.trackers import open_trackers
+from regatta.worker.train_windows import WindowRun, train_on_windows
 
 
 def train(
@@ -40,8 +44,11 @@ def train(
     run_spec, run = spec_of[run_id]
     data = load_run_data(folder, run_spec)
     _check_same_data(run, data.manifest)
-    with process_group(run_spec.train.parallel, device) as ranks:
-        results = _train(folder, run_spec, run, data, ranks, stop, status)
+    with (
+        process_group(run_spec.train.parallel, device) as ranks,
+        open_trackers(folder, run_spec, run, speaks=ranks.is_first) as observe,
+    ):
+        results = _train(folder, run_spec, run, data, ranks, stop, status, observe)
     status.end(
         state="queued",
         phase="judge",
@@ -59,29 +66,36 @@ def _train(
     ranks: Ranks,
     stop: StopFlag,
     status: StatusWriter,
+    observe: Callable[[dict[str, Any]], None],
 ) -> dict:
-    entry, study, manifest = run_spec.entry, folder.study(), data.manifest
+    entry, study = run_spec.entry, folder.study()
+    seed, writes = study.data.split_seed, ranks.is_first
+    data = replace(
+        data,
+        manifest=with_label_share(data.manifest, run_spec, run, seed=seed, writes=writes),
+    )
+    manifest = data.manifest
     model_spec = resolve_model(entry, len(manifest.classes), seed=run_spec.seed, window=data.window)
     module = model_spec.build(len(manifest.classes))
     keys = load_checkpoint(module, model_spec, entry.checkpoint, classes=manifest.classes)
     if ranks.is_first:
         print(f"{run_spec.label}: {keys}", flush=True)
         write_json(run.weights, keys.to_dict())
-    training = partial(
-        train_run,
-        spec=model_spec,
-        train=run_spec.train,
-        folder=run,
-        device=ranks.device,
-        seed=run_spec.seed,
-        classes=manifest.classes,
-        stop=stop,
-        report=status.update,
-        ranks=ranks,
-    )
     if data.store is not None:
         return train_on_windows(
-            folder, run_spec, run, data, data.store, module, model_spec, training, ranks
+            WindowRun(
+                folder=folder,
+                run_spec=run_spec,
+                run=run,
+                data=data,
+                store=data.store,
+                module=module,
+                spec=model_spec,
+                ranks=ranks,
+                stop=stop,
+                report=status.update,
+                observe=observe,
+            )
         )
     recipes = clip_recipes(run_spec, model_spec)
     with open_sharing(folder, study, run_spec, run, recipes, manifest, ranks) as sharing:
@@ -89,7 +103,22 @@ def _train(
             _loader(stage, study, run_spec, recipe, manifest, ranks, sharing)
             for stage, recipe in recipes.items()
         ]
-        return training(module=module, train_loader=loaders[0], validation=loaders[1])
+        return train_run(
+            module=module,
+            spec=model_spec,
+            train=run_spec.train,
+            train_loader=loaders[0],
+            validation=loaders[1],
+            folder=run,
+            device=ranks.device,
+            seed=run_spec.seed,
+            classes=manifest.classes,
+            stop=stop,
+            report=status.update,
+            ranks=ranks,
+            observe=observe,
+            class_counts=training_counts(manifest),
+        )
 
 
 def _loader(

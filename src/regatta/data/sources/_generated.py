@@ -73,7 +73,7 @@ def generate_clips(
     Raises:
         DataError: root holds files that were not generated, or other settings. DiskError.
     """
-    _claim_root(root, source, settings)
+    claim_root(root, source, {"version": GENERATOR_VERSION, **settings})
     missing = {path: draw for path, draw in pictures.items() if not path.exists()}
     _, encoder = ENCODERS[codec]
 
@@ -86,9 +86,14 @@ def generate_clips(
             pass
 
 
-def _claim_root(root: Path, source: str, settings: Mapping[str, Any]) -> None:
+def claim_root(root: Path, source: str, settings: Mapping[str, Any]) -> None:
+    """Mark root as generated with these settings, or agree that it is.
+
+    Raises:
+        DataError: it holds files of other settings or of another origin. DiskError.
+    """
     marker = root / "generated.json"
-    wanted = {"source": source, "version": GENERATOR_VERSION, **plain(dict(settings))}
+    wanted = {"source": source, **plain(dict(settings))}
     if marker.is_file():
         found = read_json(marker)
         names = sorted({*wanted, *found})
@@ -96,7 +101,7 @@ def _claim_root(root: Path, source: str, settings: Mapping[str, Any]) -> None:
         if differing:
             changes = [f"{n} is {found.get(n)}, not {wanted.get(n)}" for n in differing]
             raise DataError(
-                f"the folder holds clips of other settings: {'; '.join(changes)}",
+                f"the folder holds data of other settings: {'; '.join(changes)}",
                 where=marker,
                 hint="set data.root to another folder, or delete this one to make it anew",
             )
@@ -108,5 +113,5 @@ def _claim_root(root: Path, source: str, settings: Mapping[str, Any]) -> None:
             hint="set data.root to a new or empty folder",
         )
     ensure_writable(root)
-    # Before the first clip, so that an interrupted generation is known for what it is.
+    # Before the first file, so that an interrupted generation is known for what it is.
     write_json(marker, wanted)

@@ -1,0 +1,255 @@
+"""What judging clips and judging windows share: which parts are left, and one entry's rows on one.
+
+Shapes: D distinct clips or windows of a part, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from regatta.core.errors import RunError
+from regatta.data.manifest import Sample
+from regatta.evaluation.part_files import (
+    PartCost,
+    open_folder,
+    part_is_whole,
+    record_cost,
+    split_parts,
+)
+from regatta.evaluation.predict import (
+    BatchedForward,
+    ForwardPool,
+    JudgedEntry,
+    batches_side_by_side,
+)
+from regatta.evaluation.protocols import Average
+from regatta.evaluation.view_scores import average_views
+from regatta.records.predictions import TRUTH_COLUMNS, Condition, write_part
+
+
+class Truth(NamedTuple):
+    """What one condition shows of one sample, over all its views; as the columns of a part."""
+
+    distinct_frames: int
+    span_seconds: float
+    rate_hz: float | None
+    pad_share: float
+    clip_key: str
+
+
+class Row(NamedTuple):
+    """One prediction to come."""
+
+    sample: Sample
+    condition: Condition
+    truth: Truth
+    places: tuple[int, ...]
+    """Rows of the part's scores, one per view."""
+
+
+@dataclass
+class JudgeCost:
+    """What one call of judging did. Seconds are summed over the threads that spent them.
+
+    failed: run id -> why it could not be judged. Its finished parts stay; other runs go on.
+    """
+
+    parts_done: int = 0
+    parts_kept: int = 0
+    """Parts of this shard that every entry had on disk already."""
+    samples: int = 0
+    frames_decoded: int = 0
+    distinct_clips: int = 0
+    decode_seconds: float = 0.0
+    preprocess_seconds: float = 0.0
+    forward_seconds: dict[str, float] = field(default_factory=dict)
+    wall_seconds: float = 0.0
+    failed: dict[str, RunError] = field(default_factory=dict)
+
+    def keeps(self, run_id: str, step: Callable[[], None]) -> bool:
+        """Do one step of one run; False, and noted, when it fails."""
+        try:
+            step()
+        except RunError as error:
+            self.failed[run_id] = error
+        return run_id not in self.failed
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part with the entries that still lack it."""
+
+    number: int
+    samples: list[Sample]
+    entries: list[JudgedEntry]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of one part that served all its entries alike."""
+
+    decode_seconds: float
+    preprocess_seconds: float
+    wall_seconds: float
+
+
+@dataclass(frozen=True)
+class Forwarding:
+    """How batches run, the same over all parts of one call.
+
+    pool: of a CPU; None on an accelerator. shard: (i, n), whose notes of cost these are.
+    """
+
+    batch_size: int
+    device: torch.device
+    autocast: torch.dtype | None
+    shard: tuple[int, int]
+    average: Average = "probability"
+    pool: ForwardPool | None = None
+
+
+def open_parts(
+    entries: Sequence[JudgedEntry],
+    samples: Sequence[Sample],
+    conditions: Sequence[Condition],
+    *,
+    part_samples: int,
+    shard: tuple[int, int],
+) -> tuple[list[Part], int]:
+    """The parts of this shard that an entry lacks, and how many are there already.
+
+    Makes every entry's folder ready for exactly this judging.
+    """
+    for entry in entries:
+        open_folder(
+            entry.folder,
+            samples=samples,
+            conditions=conditions,
+            part_samples=part_samples,
+            fingerprint=entry.fingerprint,
+        )
+    own = list(enumerate(split_parts(samples, part_samples)))[shard[0] :: shard[1]]
+    parts = [
+        Part(n, part, [e for e in entries if not part_is_whole(e.folder, n, part, conditions)])
+        for n, part in own
+    ]
+    lacking = [part for part in parts if part.entries]
+    return lacking, len(own) - len(lacking)
+
+
+def open_pool(entries: Sequence[JudgedEntry], batch_size: int) -> ForwardPool:
+    """Threads for the batches of these entries on the cores that torch is set to use."""
+    threads = torch.get_num_threads()
+    specs = [entry.spec for entry in entries]
+    workers = batches_side_by_side(specs, batch_size=batch_size, threads=threads)
+    return ForwardPool(workers, threads=threads)
+
+
+class PartJudge:
+    """One entry on one part: its inputs are queued with a row per prediction, then written.
+
+    scores_DK: float32, one row per distinct clip or window of the part, in the order queued.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        entry: JudgedEntry,
+        settings: Forwarding,
+        poll: Callable[[], None],
+    ) -> None:
+        self.run_id, self.entry = entry.run_id, entry
+        self._part, self._settings = part, settings
+        self.forward = BatchedForward(
+            entry,
+            batch_size=settings.batch_size,
+            device=settings.device,
+            autocast=settings.autocast,
+            poll=poll,
+            pool=settings.pool,
+        )
+        self._rows: list[Row] = []
+        self._queued = 0
+        self.scores_DK = np.empty((0, 0), dtype=np.float32)
+        self.forward_seconds = 0.0
+
+    def expect(self, rows: Sequence[Row], *, distinct: int) -> None:
+        """Note the rows of the next sample, of which `distinct` inputs were queued; their places
+        count from its first."""
+        first = self._queued
+        self._rows += [row._replace(places=tuple(first + p for p in row.places)) for row in rows]
+        self._queued += distinct
+
+    def finish(self) -> None:
+        """Run what is still queued; RunError names the first row whose scores are not finite."""
+        self.scores_DK, self.forward_seconds = self.forward.finish()
+        finite = [bool(np.isfinite(scores_K).all()) for scores_K in self.scores_DK]
+        for row in self._rows:
+            if not all(finite[place] for place in row.places):
+                raise RunError(
+                    f"run {self.run_id} gave scores that are not finite",
+                    where=f"sample {row.sample.sample_id}, condition {row.condition.id}",
+                    hint="its weights or its precision are broken: train it again or judge in fp32",
+                )
+
+    def write(self, spent: Spent, *, shared_by: int) -> None:
+        """Write the part, then its cost; `shared_by` entries divide the spent seconds."""
+        rows = self._rows
+        columns = {
+            "sample_id": [row.sample.sample_id for row in rows],
+            "group": [row.sample.group for row in rows],
+            "condition": [row.condition.id for row in rows],
+            "label": [row.sample.label for row in rows],
+            **{
+                name: [getattr(row.truth, name) for row in rows]
+                for name in (*TRUTH_COLUMNS, "clip_key")
+            },
+        }
+        average = self._settings.average
+        scores = [average_views(self.scores_DK[list(row.places)], average) for row in rows]
+        write_part(self.entry.folder, self._part.number, columns, np.stack(scores))
+        cost = PartCost(
+            samples=len(self._part.samples),
+            clips=len(rows),
+            distinct_clips=len(self.scores_DK),
+            decode_seconds=spent.decode_seconds / shared_by,
+            preprocess_seconds=spent.preprocess_seconds / shared_by,
+            forward_seconds=self.forward_seconds,
+            wall_seconds=spent.wall_seconds / shared_by,
+            shared_by=shared_by,
+        )
+        record_cost(self.entry.folder, self._settings.shard, self._part.number, cost)
+
+
+def open_judges(
+    part: Part, settings: Forwarding, cost: JudgeCost, poll: Callable[[], None]
+) -> list[PartJudge]:
+    """One per entry that lacks the part and has not failed."""
+    alive = [entry for entry in part.entries if entry.run_id not in cost.failed]
+    return [PartJudge(part, entry, settings, poll) for entry in alive]
+
+
+def close_judges(
+    judges: Sequence[PartJudge], spent: Callable[[], Spent], cost: JudgeCost, *, samples: int
+) -> None:
+    """Run what is queued, write the rows of all that did not fail, and add up what it cost.
+
+    Args:
+        spent: asked once all batches have run.
+    """
+    whole = [judge for judge in judges if cost.keeps(judge.run_id, judge.finish)]
+    seconds = spent()
+    for judge in whole:
+        judge.write(seconds, shared_by=len(whole))
+        known = cost.forward_seconds.get(judge.run_id, 0.0)
+        cost.forward_seconds[judge.run_id] = known + judge.forward_seconds
+        cost.distinct_clips += len(judge.scores_DK)
+    cost.decode_seconds += seconds.decode_seconds
+    cost.preprocess_seconds += seconds.preprocess_seconds
+    cost.samples += samples
+    cost.parts_done += 1

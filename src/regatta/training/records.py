@@ -1,0 +1,101 @@
+"""What a run writes down: metrics.jsonl step by step, training_results.json at its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from regatta.config.schema import TrainSection
+from regatta.core.files import write_text
+from regatta.models.spec import ModelSpec, count_flops, count_parameters
+from regatta.records.metrics_stream import append_metrics, read_metrics, rewind_metrics
+from regatta.training.recipe import Rates
+from regatta.training.state import SCORE_KEYS, TrainerState
+from regatta.training.step import StepParts
+
+
+@dataclass(frozen=True)
+class MetricsLog:
+    """metrics.jsonl, and whoever looks on; used on rank 0 alone."""
+
+    path: Path
+    observe: Callable[[dict[str, Any]], None]
+
+    def append(self, record: dict[str, Any]) -> None:
+        append_metrics(self.path, record)
+        self.observe(record)
+
+    def rewind(self, *, step: int, epoch: int) -> None:
+        """Drop records of work that a checkpoint of this step and epoch does not hold."""
+        rewind_metrics(self.path, after_step=step)
+        # A validation whose checkpoint was never written has the step of the one before it.
+        records = read_metrics(self.path)
+        kept = [r for r in records if r["split"] != "validation" or r["epoch"] <= epoch]
+        if len(kept) < len(records):
+            write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def results_record(
+    *,
+    state: TrainerState,
+    train: TrainSection,
+    spec: ModelSpec,
+    parts: StepParts,
+    rates: Rates,
+    trained: nn.Module,
+    whole: nn.Module,
+    seed: int,
+) -> dict[str, Any]:
+    """The content of training_results.json.
+
+    Args:
+        trained: the part of `whole` that the optimizer works on, or all of it.
+    """
+    best = state.best or {}
+    precision = parts.preparation.precision.name
+    return {
+        "history": state.history_columns(),
+        "best_epoch": best.get("epoch", 0),
+        "best_val_accuracy": best.get("val_acc"),
+        "best_val_acc": best.get("val_acc"),
+        "best_val_loss": best.get("val_loss"),
+        "best_weights_sha256": best.get("sha256"),
+        "selected_by": train.select_by,
+        "best_score": best.get(SCORE_KEYS[train.select_by]),
+        "temperature": best.get("temperature"),
+        # Judging fills it in.
+        "test_acc": None,
+        "stopped_early": state.stopped_early,
+        "steps": state.step,
+        "samples_seen": state.samples_seen,
+        "skipped_steps": len(state.skipped),
+        "skipped": state.skipped,
+        "scaler_backoffs": state.scaler_backoffs,
+        "train_seconds": state.train_seconds,
+        "peak_memory_gib": state.peak_memory_gib,
+        "parameters": count_parameters(whole),
+        "trained_parameters": count_parameters(trained, trainable_only=True),
+        "flops_per_clip": count_flops(whole, spec),
+        "effective_batch": rates.effective_batch,
+        "base_lr": rates.base_lr,
+        "seed": seed,
+        "config": {
+            **train.model_dump(mode="json"),
+            "accum": train.accumulate,
+            "amp": precision != "fp32",
+            "mode": train.parallel,
+            "world": parts.ranks.world,
+        },
+        "model": spec.config,
+        "device": str(parts.preparation.device),
+        "precision": precision,
+        "world": parts.ranks.world,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }

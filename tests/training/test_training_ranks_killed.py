@@ -1,0 +1,33 @@
+"""Two ranks of which one is killed, wherever that happens, resume to the same bits."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.training.kill_ranks import MICRO_BATCHES, RANKS
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_a_rank_killed_before_any_micro_batch_or_write_changes_nothing(tmp_path: Path):
+    command = [sys.executable, "-m", "tests.training.kill_ranks", str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    writes_of_first, writes_of_second = report["writes"]
+    assert writes_of_second == 0
+    assert len(report["faults"]) == RANKS * MICRO_BATCHES + writes_of_first
+    assert writes_of_first > 50
+    for name, fault in report["faults"].items():
+        assert -signal.SIGKILL in fault["ended"], f"{name} did not fire"
+        assert 0 not in fault["ended"], f"{name}: a rank did not notice"
+        assert fault["resumed"] == [0, 0], name
+        assert fault["outcome"] == report["reference"], name
+        assert fault["left"] == [], name
