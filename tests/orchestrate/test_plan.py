@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from regatta.config.expand import expand_study
-from regatta.core.errors import ConfigError
+from regatta.core.errors import ConfigError, DeviceError, MissingExtraError
+from regatta.core.extras import TRACKER_PACKAGES
 from regatta.core.files import read_json, write_json
-from regatta.orchestrate.devices import Gpu, Machine, Memory
-from regatta.orchestrate.plan import is_prepared, plan_study, start_together
+from regatta.orchestrate.devices import Gpu, Machine, Memory, make_pool
+from regatta.orchestrate.plan import fit_to_machine, is_prepared, plan_study, start_together
 from regatta.orchestrate.run_states import remember_in_run_json
 from regatta.records.metrics_stream import append_metrics
 from tests.orchestrate.toy import Toy, toy_mapping
@@ -179,14 +181,73 @@ def test_what_is_given_up_is_not_planned_and_separate_judging_is_one_task_per_ru
     assert all(task.shard == "1/1" for task in plan.tasks)
 
 
-def test_several_devices_need_a_distributed_recipe(tmp_path: Path):
-    toy = Toy(tmp_path, toy_mapping(devices=2))
+def with_parallel(root: Path, parallel: str | None, **launch: Any) -> Toy:
+    mapping = toy_mapping(("ann",), **launch)
+    mapping["train"] = {} if parallel is None else {"parallel": parallel}
+    return Toy(root, mapping)
+
+
+def test_several_devices_for_one_process_are_refused(tmp_path: Path):
+    toy = with_parallel(tmp_path, "none", devices=2)
     with pytest.raises(ConfigError, match="ann is one process"):
         plan_study(toy.open(), toy.study)
-    toy = Toy(tmp_path, {**toy.mapping, "train": {"parallel": "ddp"}})
-    train = plan_study(toy.open(), toy.study).of_kind("train")[0]
-    judge = plan_study(toy.open(), toy.study).of_kind("judge")[0]
+
+
+@pytest.mark.parametrize(("said", "parallel"), [(None, "ddp"), ("ddp", "ddp"), ("fsdp", "fsdp")])
+def test_several_devices_are_so_many_processes_and_mean_ddp_unless_said(
+    tmp_path: Path, said: str | None, parallel: str
+):
+    toy = with_parallel(tmp_path, said, devices=2)
+    assert toy.study.train.parallel == parallel
+    plan = plan_study(toy.open(), toy.study)
+    train, judge = plan.of_kind("train")[0], plan.of_kind("judge")[0]
     assert (train.resources.devices, judge.resources.devices) == (2, 1)
+    assert (train.resources.processes, judge.resources.processes) == (2, 1)
+
+
+@pytest.mark.parametrize(("gpus", "ids", "taken"), [(3, None, 3), (4, [0, 1, 3], 3), (2, None, 2)])
+def test_dp_is_one_process_on_all_gpus_that_it_may_use(
+    tmp_path: Path, gpus: int, ids: list[int] | None, taken: int
+):
+    cards = tuple(Gpu(i, f"GPU-{i}", "NVIDIA A100", 40.0, 40.0) for i in range(gpus))
+    machine = Machine(8, Memory(64.0, 60.0), cards)
+    toy = with_parallel(tmp_path, "dp", device="auto", device_ids=ids)
+    study = fit_to_machine(toy.study, machine)
+    train = plan_study(toy.open(), study).of_kind("train")[0]
+    assert (train.resources.devices, train.resources.processes) == (taken, 1)
+    placement = make_pool(machine, study.launch, runs=1).take(train.resources.devices)
+    assert placement is not None
+    assert placement.gpu_ids == tuple(ids or range(gpus))
+
+
+@pytest.mark.parametrize(("gpus", "ids"), [(0, None), (1, None), (2, [1])])
+def test_dp_without_two_gpus_is_refused_with_what_exists(
+    tmp_path: Path, gpus: int, ids: list[int] | None
+):
+    cards = tuple(Gpu(i, f"GPU-{i}", "NVIDIA A100", 40.0, 40.0) for i in range(gpus))
+    toy = with_parallel(tmp_path, "dp", device="auto", device_ids=ids)
+    with pytest.raises(DeviceError, match="dp needs 2 or more GPUs") as refused:
+        fit_to_machine(toy.study, Machine(8, Memory(64.0, 60.0), cards))
+    assert f" {min(gpus, 1)}" in refused.value.what
+    assert "this machine has" in str(refused.value)
+
+
+def test_fsdp_with_fp16_is_refused(tmp_path: Path):
+    toy = with_parallel(tmp_path, "fsdp", devices=2)
+    train = toy.study.train.model_copy(update={"precision": "fp16"})
+    study = toy.study.model_copy(update={"train": train})
+    with pytest.raises(ConfigError, match="does not go with fp16"):
+        plan_study(toy.open(), study)
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(TRACKER_PACKAGES, "mlflow", "no_such_package_of_regatta")
+    toy = with_parallel(tmp_path, None, track=["mlflow"])
+    with pytest.raises(MissingExtraError, match="mlflow is not installed") as refused:
+        plan_study(toy.open(), toy.study)
+    assert "pip install -c constraints.txt 'regatta[mlflow]'" in str(refused.value)
 
 
 def test_memory_is_what_the_user_says_else_what_was_measured_else_a_guess(tmp_path: Path):

@@ -21,7 +21,8 @@ def check(
     nothing."""
     from regatta.config.load import dump_study, load_study
     from regatta.evaluation.protocols import check_protocol
-    from regatta.orchestrate.plan import plan_study
+    from regatta.orchestrate.devices import this_machine
+    from regatta.orchestrate.plan import fit_to_machine, plan_study
     from regatta.records.run_folder import StudyFolder, check_ours
 
     study = load_study(study_file, overrides)
@@ -30,7 +31,7 @@ def check(
     check_checkpoint_folders(study)
     folder = StudyFolder(runs / study.name)
     check_ours(folder, study)
-    plan_study(folder, study)
+    plan_study(folder, fit_to_machine(study, this_machine(study.launch)))
     facts = _facts(study, runs)
     if as_json:
         typer.echo(json.dumps(facts, indent=1))

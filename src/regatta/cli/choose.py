@@ -23,7 +23,7 @@ from regatta.config.load import (
     set_key,
     study_from_mapping,
 )
-from regatta.config.schema import Study
+from regatta.config.schema import MANY_PROCESSES, Study
 from regatta.core.errors import ConfigError
 from regatta.core.registry import MODELS, unknown_name
 from regatta.records.run_folder import StudyFolder
@@ -281,11 +281,16 @@ def notes_on(chosen: Chosen, *, trains: bool, ranks: int) -> list[str]:
             f"that have begun are no part of it now: {', '.join(leaving)}; their folders stay"
         )
     untrained = [s for s in chosen.specs if not chosen.folder.run(s.run_id).is_trained()]
-    alone = [s for s in untrained if s.train.parallel == "ddp"]
+    alone = [s for s in untrained if s.train.parallel in MANY_PROCESSES]
     if trains and alone and not ranks and chosen.study.launch.devices <= 1:
         notes.append(
-            f"{chosen.study.name}: train.parallel is ddp, but each run has one process; for more: "
-            "--devices N, or start it with torchrun"
+            f"{chosen.study.name}: train.parallel is {alone[0].train.parallel}, but each run has "
+            "one process; for more: --devices N, or start it with torchrun"
+        )
+    if trains and any(s.train.parallel == "dp" for s in untrained):
+        notes.append(
+            f"{chosen.study.name}: train.parallel is dp, one process for all GPUs: slower, and the "
+            "first GPU fills up more; --parallel ddp trains the same faster"
         )
     return notes
 
@@ -297,7 +302,7 @@ def check_ranks(chosen: Chosen, world: int, *, trains_only: bool) -> None:
             "torchrun is for training; judging finds its devices itself",
             hint="regatta train under torchrun, then regatta evaluate or regatta run without it",
         )
-    single = [s.entry.name for s in chosen.specs if s.train.parallel != "ddp"]
+    single = [s.entry.name for s in chosen.specs if s.train.parallel not in MANY_PROCESSES]
     if world > 1 and single:
         raise ConfigError(
             f"torchrun started {world} processes, but {single[0]} trains in one",

@@ -80,7 +80,7 @@ Parallel = Annotated[
     str | None,
     typer.Option(
         "--parallel",
-        help="none, or ddp: one run on several processes (--devices, or torchrun).",
+        help="none; ddp or fsdp: one run in several processes (--devices, or torchrun); or dp.",
         rich_help_panel=RECIPE,
     ),
 ]

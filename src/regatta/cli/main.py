@@ -28,7 +28,7 @@ from regatta.core.errors import RegattaError
 
 app = typer.Typer(
     name="regatta",
-    help="Race vision models: same data, same budget, same judges.",
+    help="Race models: same data, same budget, same judges.",
     epilog="Exit codes: 0 good, 1 some runs failed, 2 usage or data, 3 environment, 130/143 stop.",
     no_args_is_help=True,
     add_completion=False,

@@ -18,6 +18,10 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
+MANY_PROCESSES = ("ddp", "fsdp")
+"""Values of `train.parallel` with which several processes share one run."""
+
+
 class Section(BaseModel):
     """Base of all sections: frozen, and no key passes unread."""
 
@@ -171,8 +175,9 @@ class TrainSection(Section):
     nonfinite: Literal["stop", "skip"] = "stop"
     nonfinite_limit: int = Field(default=3, ge=0)
     parallel: Literal["none", "ddp", "fsdp", "dp"] = "none"
-    """How one run uses several devices: ddp = one process each (preferred); fsdp = the same with
-    weights and optimizer split over them; dp = one process for all, slower, for compatibility."""
+    """How one run uses several devices: ddp = one process each (preferred, and the default where
+    launch.devices is above 1); fsdp = the same with weights and optimizer cut over them; dp = one
+    process that cuts batch_size over all GPUs of launch.device_ids, slower, for compatibility."""
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
     """Also write a resume point every so many optimizer steps; one is always written per epoch."""
     log_every_steps: int = Field(default=10, ge=1)
@@ -258,8 +263,8 @@ class LaunchSection(Section):
     device_ids: list[int] | None = None
     """GPU indices to use; None = all visible."""
     devices: Annotated[float, Field(gt=0)] = 1
-    """Devices per run: 1, 4 (with train.parallel: ddp), or a share (0.25 = four runs on one
-    GPU)."""
+    """Devices per run: 1, 4 (train.parallel is then ddp unless it says otherwise), or a share
+    (0.25 = four runs on one GPU)."""
     max_parallel: int | None = Field(default=None, ge=1)
     """Most runs at once; None = one per GPU share, or one per CPU core on a machine without (with
     `share` at least one per entry)."""
@@ -320,6 +325,23 @@ class Study(Section):
     compare: CompareSection = CompareSection()
     launch: LaunchSection = LaunchSection()
     profile: ProfileSection = ProfileSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _several_devices(cls, value: Any) -> Any:
+        """Several devices for one run mean ddp where nothing is said of train.parallel; a spoken
+        `none` is left alone, and refused by the plan."""
+        train, launch = (
+            (value.get(key) or {} for key in ("train", "launch"))
+            if isinstance(value, dict)
+            else (None, None)
+        )
+        if not isinstance(train, dict) or not isinstance(launch, dict) or "parallel" in train:
+            return value
+        devices = launch.get("devices")
+        if isinstance(devices, int | float) and devices > 1:
+            return {**value, "train": {**train, "parallel": "ddp"}}
+        return value
 
     @field_validator("entries")
     @classmethod

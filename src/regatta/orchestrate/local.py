@@ -131,7 +131,7 @@ class LocalLauncher:
         beside = self._pool.at_once(task.resources.devices)
         if task.kind == "train":
             beside = min(beside, self._runs)
-        return max(1, self._cores // (beside * max(1, round(task.resources.devices))))
+        return max(1, self._cores // (beside * task.resources.processes))
 
     def judge_shards(self, devices: float) -> int:
         places = self._pool.at_once(devices)
@@ -331,12 +331,12 @@ def bound_command(parent_pid: int, argv: list[str]) -> list[str]:
 
 
 def _group_command(task: Task, placement: Placement, threads: int) -> list[str]:
-    """The worker itself, or torchrun over as many of it as the task has devices."""
+    """The worker itself, or torchrun over as many of it as the task has processes."""
     argv = task.argv(device=placement.device, threads=threads)
-    if task.resources.devices <= 1:
+    if task.resources.processes == 1:
         return argv
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
-    ranks = f"--nproc_per_node={round(task.resources.devices)}"
+    ranks = f"--nproc_per_node={task.resources.processes}"
     # Behind "--", or torchrun takes our --run for the beginning of its own --run-path.
     return [*torchrun, ranks, "--", *bound_command(0, argv)]
 

@@ -16,9 +16,10 @@ from typing import Literal
 
 from regatta.config.expand import RunSpec, expand_study, protocol_id
 from regatta.config.schema import LaunchSection, Study
-from regatta.core.errors import ConfigError, RecordError
+from regatta.core.errors import ConfigError, DeviceError, RecordError
+from regatta.core.extras import check_trackers
 from regatta.core.files import read_json
-from regatta.orchestrate.devices import Machine, choose_gpus
+from regatta.orchestrate.devices import Machine, choose_gpus, describe_gpus
 from regatta.records.metrics_stream import read_metrics
 from regatta.records.run_folder import RunFolder, StudyFolder
 
@@ -41,6 +42,12 @@ class Resources:
     memory_gib: float = 1.0
     memory_key: str = ""
     memory_is_fixed: bool = False
+    one_process: bool = False
+    """All devices belong to one process, where otherwise each has its own."""
+
+    @property
+    def processes(self) -> int:
+        return 1 if self.one_process else max(1, round(self.devices))
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,7 @@ def plan_study(
         skip: run ids that are given up.
     Raises:
         ConfigError: launch and train sections contradict each other.
+        MissingExtraError: a tracker of `launch.track` is not installed.
     """
     runs = [(spec, folder.run(spec.run_id)) for spec in expand_study(study)]
     prepare = [] if is_prepared(folder, study) else [_prepare_task(folder, worker_command)]
@@ -129,6 +137,8 @@ def plan_study(
         _train_task(folder, study, spec, run, needs, worker_command)
         for spec, run in _in_starting_order(study, untrained, runs)
     ]
+    if train:
+        check_trackers(study.launch.track)
     protocol = protocol_id(study.protocol)
     unjudged = [s for s, run in runs if not run.is_judged(protocol) and s.run_id not in skip]
     if judge_separately:
@@ -145,6 +155,26 @@ def plan_study(
         for number in range(1, count + 1)
     ]
     return Plan((*prepare, *train, *judge))
+
+
+def fit_to_machine(study: Study, machine: Machine) -> Study:
+    """The study with the GPUs written down that its `dp` runs take; any other study as it is.
+
+    Raises:
+        DeviceError: `dp` and fewer than two GPUs.
+    """
+    if all(spec.train.parallel != "dp" for spec in expand_study(study)):
+        return study
+    gpus = choose_gpus(machine, study.launch) if study.launch.device != "cpu" else ()
+    if len(gpus) < 2:
+        shows = "this machine shows" if study.launch.device_ids is None else "launch.device_ids has"
+        raise DeviceError(
+            f"dp needs 2 or more GPUs; {shows} {len(gpus)}",
+            where=describe_gpus(machine),
+            hint="use train.parallel=ddp, which also trains on a CPU, or none for one device",
+        )
+    launch = study.launch.model_copy(update={"device_ids": list(gpus)})
+    return study.model_copy(update={"launch": launch})
 
 
 def start_together(study: Study, machine: Machine) -> LaunchSection:
@@ -187,11 +217,7 @@ def _train_task(
     needs: tuple[str, ...],
     worker_command: tuple[str, ...],
 ) -> Task:
-    if study.launch.devices > 1 and spec.train.parallel != "ddp":
-        raise ConfigError(
-            f"launch.devices is {study.launch.devices:g}, but {spec.entry.name} is one process",
-            hint="set train.parallel=ddp, or launch.devices=1",
-        )
+    devices = devices_of_run(study.launch, spec)
     return Task(
         f"train:{spec.run_id}",
         "train",
@@ -199,8 +225,34 @@ def _train_task(
         run.log,
         (spec.run_id,),
         needs=needs,
-        resources=_resources(folder, study, [spec], devices=study.launch.devices),
+        resources=replace(
+            _resources(folder, study, [spec], devices=devices),
+            one_process=spec.train.parallel == "dp",
+        ),
     )
+
+
+def devices_of_run(launch: LaunchSection, spec: RunSpec) -> float:
+    """How many devices one training takes.
+
+    Raises:
+        ConfigError: `train.parallel` cannot use so many, or does not go with the precision.
+    """
+    train = spec.train
+    if train.parallel == "dp" and launch.devices == 1:
+        return max(1, len(set(launch.device_ids or ())))
+    if launch.devices > 1 and train.parallel == "none":
+        raise ConfigError(
+            f"launch.devices is {launch.devices:g}, but {spec.entry.name} is one process",
+            hint="set train.parallel=ddp, or launch.devices=1",
+        )
+    if launch.devices > 1 and train.parallel == "fsdp" and train.precision == "fp16":
+        raise ConfigError(
+            "train.parallel: fsdp does not go with fp16",
+            where=f"entries.{spec.entry.name}",
+            hint="use train.precision: bf16 or fp32, or train.parallel: ddp",
+        )
+    return launch.devices
 
 
 def _trainings(tasks: list[Task], specs: list[RunSpec]) -> tuple[str, ...]:

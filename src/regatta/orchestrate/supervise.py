@@ -11,7 +11,13 @@ from regatta.core.registry import unknown_name
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.devices import Machine, this_machine
 from regatta.orchestrate.local import LocalLauncher
-from regatta.orchestrate.plan import ALL_KINDS, WORKER_COMMAND, TaskKind, start_together
+from regatta.orchestrate.plan import (
+    ALL_KINDS,
+    WORKER_COMMAND,
+    TaskKind,
+    fit_to_machine,
+    start_together,
+)
 from regatta.orchestrate.run_states import append_note, discard_run, end_orphan
 from regatta.orchestrate.supervisor import Supervisor
 from regatta.records.clip_pool import sweep_pool
@@ -74,6 +80,7 @@ def run_study(
             if run_id not in known:
                 raise unknown_name("run", run_id, known, where=folder.path)
         machine = machine or this_machine(study.launch)
+        study = fit_to_machine(study, machine)
         launch = start_together(study, machine)
         launcher = make_launcher(machine, launch, runs=len(specs) - len(leave_out))
         try:

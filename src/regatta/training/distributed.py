@@ -18,13 +18,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from regatta.config.schema import MANY_PROCESSES
 from regatta.core.errors import ConfigError, DeviceError, RegattaError
 from regatta.training.data_parallel import spread_over_gpus
 from regatta.training.sharded import refuse_scaled_gradients, shard_over_ranks
 
 T = TypeVar("T")
-MANY_PROCESSES = ("ddp", "fsdp")
-"""Values of `train.parallel` that several processes share one run with."""
 _JOINED: list[Any] = []
 
 

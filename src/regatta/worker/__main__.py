@@ -71,10 +71,12 @@ def main() -> int:
         return error.exit_code
     except Exception as error:  # noqa: BLE001 - the process's edge: log the whole trace, leave a status
         traceback.print_exc()
+        # Outside a step, which names its own: while the data or the model went to the device.
+        memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
         crash = {
-            "cause": "crash",
+            "cause": "out_of_memory" if memory else "crash",
             "message": f"{type(error).__name__}: {error}",
-            "next_step": "see log.txt beside this file",
+            "next_step": None if memory else "see log.txt beside this file",
             "exit_code": 1,
         }
         failure = notes.of_others() or crash

@@ -16,8 +16,9 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -260,22 +261,25 @@ class _Trackio:
         os.environ.setdefault("TRACKIO_DIR", str((about.common / "trackio").absolute()))
         import trackio
 
-        self._run = trackio.init(
-            project=about.study,
-            name=identity,
-            group=about.group,
-            config=about.config,
-            resume="allow",
-            embed=False,
-            auto_log_gpu=False,
-            auto_log_cpu=False,
-        )
+        # It prints how to show the records, but without the folder that they are in.
+        with redirect_stdout(StringIO()):
+            self._run = trackio.init(
+                project=about.study,
+                name=identity,
+                group=about.group,
+                config=about.config,
+                resume="allow",
+                embed=False,
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
 
     def log(self, values: dict[str, float], step: int) -> None:
         self._run.log(values, step=step)
 
     def close(self, *, succeeded: bool) -> None:  # noqa: ARG002
-        self._run.finish()
+        with redirect_stdout(StringIO()):
+            self._run.finish()
 
 
 class _MlFlow:
