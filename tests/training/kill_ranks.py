@@ -32,7 +32,7 @@ Fault = Callable[[Ranks], dict[str, Any]]
 
 def train(path: Path, ranks: Ranks, fault: Fault = lambda _: {}) -> None:
     share = {"batch_size": BATCH_SIZE, "rank": ranks.rank, "world": ranks.world}
-    recipe = {"epochs": EPOCHS, "accumulate": 2, "checkpoint_every_steps": 3}
+    recipe: dict[str, Any] = {"epochs": EPOCHS, "accumulate": 2, "checkpoint_every_steps": 3}
     run = tiny_run(path, batch_size=BATCH_SIZE, parallel="ddp", **recipe)
     run["validation"] = tiny_clips(5, seed=1, **share)
     run["train_loader"] = tiny_clips(CLIPS, **share, **fault(ranks))

@@ -90,7 +90,7 @@ def stop_at(path: Path, ranks: Ranks, phase: str, place: tuple[int, int]) -> Non
         if ranks.rank == 1 and (epoch, position) == place:
             run["stop"].request("SIGTERM")
 
-    watched: dict[str, Watch] = {"watch" if phase == "train" else "watch_validation": ask}
+    watched: dict[str, Any] = {"watch" if phase == "train" else "watch_validation": ask}
     run = blocks_run(path, ranks, **RECIPES["averaged"], **watched)
     train_run(**run)
 

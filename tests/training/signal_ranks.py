@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -73,14 +74,18 @@ def windows(count: int, *, name: str, ranks: Ranks) -> Noted:
     )
 
 
-def train(root: Path, ranks: Ranks) -> None:
+def train(root: Path, ranks: Ranks, *, module: nn.Module | None = None) -> None:
     path = root / f"world-{ranks.world}"
     torch.manual_seed(3)
-    module = Window1d()
+    module = module or Window1d()
     first, validation = (
         windows(n, name=s, ranks=ranks) for s, n in (("t", TRAINED), ("v", VALIDATED))
     )
-    recipe = {"epochs": EPOCHS, "batch_size": GLOBAL_BATCH // ranks.world, "parallel": "ddp"}
+    recipe: dict[str, Any] = {
+        "epochs": EPOCHS,
+        "batch_size": GLOBAL_BATCH // ranks.world,
+        "parallel": "ddp",
+    }
     run = tiny_run(path, **recipe, accumulate=2)
     spec = signal_spec("w", lambda _: Window1d(), channels=3, length=16, config={"name": "w"})
     run |= {"module": module, "spec": spec, "ranks": ranks}

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from regatta.core.errors import ConfigError, DeviceError, RecordError
-from regatta.training.distributed import ONE_PROCESS, process_group
+from regatta.training.distributed import ONE_PROCESS, process_group, spread_over_devices
 from regatta.training.loop import train_run
 from tests.training.ranks_on_files import EPOCHS, TRAINED, one_thread, train_on_files, write_samples
 from tests.training.tiny_training import outcome
@@ -195,3 +195,16 @@ def test_equal_weights_score_equal_accuracy_in_any_number_of_processes(
         assert rank["score"]["accuracy"] == one["accuracy"]
         assert rank["score"]["samples"] == one["samples"] == 5
         assert rank["score"]["loss"] == pytest.approx(one["loss"], abs=1e-6)
+
+
+def test_dp_in_a_process_without_two_gpus_is_refused_with_what_it_sees():
+    module = torch.nn.Linear(1, 1)
+    with pytest.raises(DeviceError, match="needs 2 or more GPUs; this process sees 0"):
+        spread_over_devices(module, ONE_PROCESS, parallel="dp", precision="fp32")
+
+
+@pytest.mark.parametrize("parallel", ["none", "ddp", "fsdp"])
+def test_one_process_trains_the_plain_module(parallel: str):
+    module = torch.nn.Linear(1, 1)
+    spread = spread_over_devices(module, ONE_PROCESS, parallel=parallel, precision="fp32")
+    assert spread is module

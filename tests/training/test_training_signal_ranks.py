@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.signal_ranks import EPOCHS, TRAINED, VALIDATED
+from regatta.training.distributed import ONE_PROCESS
+from regatta.training.guards import OutOfMemoryError
+from tests.training.signal_ranks import EPOCHS, TRAINED, VALIDATED, Window1d, train
 from tests.training.tiny_training import outcome
 
 pytestmark = pytest.mark.slow
@@ -52,3 +54,15 @@ def test_processes_with_one_global_batch_learn_what_one_process_learns(root: Pat
     weights = [load_file(root / f"world-{n}" / "model/model.safetensors") for n in (1, world)]
     for key in weights[0]:
         torch.testing.assert_close(weights[0][key], weights[1][key], rtol=0, atol=1e-5)
+
+
+def test_a_signal_run_out_of_memory_names_window_and_batch_to_try(tmp_path: Path):
+    class Greedy(Window1d):
+        def forward(self, signals_BCL: torch.Tensor) -> torch.Tensor:
+            torch.empty(2**60)
+            return super().forward(signals_BCL)
+
+    with pytest.raises(OutOfMemoryError, match="batch 6 of 3 channels of 16 samples") as ended:
+        train(tmp_path, ONE_PROCESS, module=Greedy())
+    assert "train.batch_size=3 with train.accumulate=4" in str(ended.value)
+    assert ended.value.cause == "out_of_memory"

@@ -145,7 +145,7 @@ def wandb_records(file: Path) -> list[bytes]:
 @pytest.mark.slow
 @pytest.mark.skipif("wandb" not in OTHERS, reason="wandb is not installed")
 def test_wandb_offline_holds_every_step_once_under_one_id(mirrored: Path):
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
     sent: dict[str, list[int]] = {}
     ids: set[str] = set()

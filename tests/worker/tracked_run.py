@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from regatta.records.run_folder import RunFolder
 from regatta.training.loop import train_run
@@ -33,7 +34,12 @@ def attempt(path: Path, mirrors: Mirrors, *, dies_before: tuple[int, int] | None
             raise Died
 
     loader = tiny_clips(22, batch_size=8, before_batch=watch)
-    recipe = {"epochs": 2, "batch_size": 8, "log_every_steps": 1, "checkpoint_every_steps": 2}
+    recipe: dict[str, Any] = {
+        "epochs": 2,
+        "batch_size": 8,
+        "log_every_steps": 1,
+        "checkpoint_every_steps": 2,
+    }
     run = tiny_run(path, train_loader=loader, **recipe)
     succeeded = False
     try:
