@@ -41,7 +41,7 @@ from regatta.records.run_folder import open_study
 
 FRAMES, FPS, TARGET = 100, 25, 2.5
 SIZES = {"1080p": (1080, 1920), "720p": (720, 1280)}
-TIMING = {"seconds", "samples_per_second"}
+TIMING = {"seconds", "samples_per_second", "memory_gb"}
 CASES: dict[str, list[dict[str, Any]]] = {
     "same clips": [
         {"model": "cnn3d", "options": {"frames": 8, "image_size": 32}},

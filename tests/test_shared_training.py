@@ -32,7 +32,7 @@ train: {{epochs: {epochs}, batch_size: 4, lr: 1e-3, flip: false, frame_cache_gib
   checkpoint_every_steps: 1, temporal_probability: 0.5, temporal_box_probability: 0.5}}
 launch: {{device: cpu, threads_per_run: 1, share: {share}, stall_seconds: 60}}
 """
-TIMING = {"seconds", "samples_per_second"}
+TIMING = {"seconds", "samples_per_second", "memory_gb"}
 EPOCHS = 6
 
 

@@ -9,7 +9,9 @@ import json
 import os
 import pty
 import re
+import select
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -66,7 +68,7 @@ def talk(place: Path, answers: Sequence[str | bytes], *options: str) -> Talk:
                 part += os.read(terminal, 4096)
             seen += part
             os.write(terminal, answer if isinstance(answer, bytes) else answer.encode() + b"\n")
-        while chunk := os.read(terminal, 4096):
+        while chunk := _read_or_repeat(pid, terminal, answers[-1]):
             seen += chunk
     except OSError:  # the program has closed its end
         pass
@@ -74,6 +76,18 @@ def talk(place: Path, answers: Sequence[str | bytes], *options: str) -> Talk:
     os.close(terminal)
     text = seen.decode(errors="replace").replace("\r\n", "\n")
     return Talk(text, os.waitstatus_to_exitcode(status))
+
+
+def _read_or_repeat(pid: int, terminal: int, last: str | bytes) -> bytes:
+    """What the program says next. A key such as Ctrl-D that was pressed between the question and
+    the program's reading of it is lost, as for a person: it is pressed again."""
+    for _ in range(30):
+        if select.select([terminal], [], [], 2.0)[0]:
+            return os.read(terminal, 4096)
+        if isinstance(last, bytes):
+            os.write(terminal, last)
+    os.kill(pid, signal.SIGKILL)
+    raise AssertionError("the program says nothing and does not end")
 
 
 def check(place: Path, *arguments: str) -> dict:

@@ -51,9 +51,7 @@ class FeaturesLinear(nn.Module):
         return self.head(self.scale(features_BF)).float()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        # Fitted in full precision: rounded to bf16, powers and distances mean something else.
-        with torch.autocast(inputs.device.type, enabled=False):
-            return self.decide(self.describe(inputs))
+        return self.decide(self.describe(inputs))
 
     def candidates(self) -> list[dict[str, float]]:
         return [{"C": penalty} for penalty in PENALTIES_C]

@@ -79,9 +79,7 @@ class FeaturesSvm(nn.Module):
         return self.head(self.scale(features_BF)).float()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        # Fitted in full precision: rounded to bf16, powers and distances mean something else.
-        with torch.autocast(inputs.device.type, enabled=False):
-            return self.decide(self.describe(inputs))
+        return self.decide(self.describe(inputs))
 
     def candidates(self) -> list[dict[str, float]]:
         features = self.head.support_SF.shape[1]
