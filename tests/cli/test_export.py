@@ -217,7 +217,7 @@ def test_the_card_holds_the_numbers_of_the_comparison(trained: StudyFolder, expo
     shown = [f"{100 * accuracy[key]:.1f}" for key in ("estimate", "low", "high")]
     told = f"Accuracy {shown[0]} %, 95 % interval [{shown[1]}, {shown[2]}]"
     assert told in card
-    assert "8 clips of 8 groups of the test split, at coverage 100 %, stride 1" in card
+    assert "8 samples of 8 groups of the test split, at coverage 100 %, stride 1" in card
     cells = {
         row["condition"]: row["accuracy"]
         for row in comparison["table"]
