@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import typer
 
 from regatta.cli.arguments import RUNS, AsJson, Overrides, Runs, StudyFile
 from regatta.config.schema import Study
-from regatta.core.errors import ConfigError
+from regatta.core.errors import ConfigError, EnvironmentFault
 
 
 def check(
@@ -32,6 +34,7 @@ def check(
     folder = StudyFolder(runs / study.name)
     check_ours(folder, study)
     plan_study(folder, fit_to_machine(study, this_machine(study.launch)))
+    check_entry_options(study)
     facts = _facts(study, runs)
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
@@ -62,6 +65,30 @@ def check_data_folder(study: Study) -> None:
             where=root.absolute(),
             hint="set data.root in the study file, or --set data.root=/path/to/videos",
         )
+
+
+def check_entry_options(study: Study) -> None:
+    """ConfigError for what the models themselves refuse. They need torch, so a child process asks
+    them."""
+    from regatta.config.load import dump_study
+
+    child = subprocess.run(
+        [sys.executable, "-m", "regatta.worker.option_check"],
+        input=dump_study(study),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if child.returncode == 0:
+        return
+    try:
+        found = json.loads(child.stdout)
+    except ValueError as error:
+        last = child.stderr.strip().rpartition("\n")[2]
+        raise EnvironmentFault(
+            f"the models cannot be asked: {last}", hint="look at: regatta doctor"
+        ) from error
+    raise ConfigError(found["what"], where=found["where"], hint=found["hint"])
 
 
 def check_checkpoint_folders(study: Study) -> None:

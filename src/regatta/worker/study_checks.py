@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from regatta.config.load import entry_train
 from regatta.config.schema import Study
 from regatta.core.errors import DataError
 from regatta.core.files import read_json
+from regatta.core.registry import MODELS
 from regatta.data.manifest import Manifest
 from regatta.models.hub import HUB_ID, checkpoint_folder
 from regatta.models.spec import check_default_checkpoint, make_spec, starts_at_random
 from regatta.records.run_folder import StudyFolder
+from regatta.training.recipe import check_recipe
 
 
 def check_entries(study: Study, *, window: tuple[int, int] | None = None) -> dict[str, int]:
@@ -19,7 +22,8 @@ def check_entries(study: Study, *, window: tuple[int, int] | None = None) -> dic
     Args:
         window: (channels, samples) of the data, once it is known.
     Raises:
-        ConfigError: a wrong option, or no published checkpoint for this size.
+        ConfigError: a wrong option, no published checkpoint for this size, or settings of the
+            recipe that cannot go together.
         WeightsError: a checkpoint that is neither a folder nor a hub id.
     """
     frames = {}
@@ -32,6 +36,10 @@ def check_entries(study: Study, *, window: tuple[int, int] | None = None) -> dic
             check_default_checkpoint(spec, where=where)
         elif not HUB_ID.fullmatch(entry.checkpoint):
             checkpoint_folder(entry.checkpoint)
+        train, listed = entry_train(study, entry), MODELS.listed.get(entry.model)
+        has_encoder = "encoder" in ((listed.options if listed else None) or {})
+        on_features = train.freeze_encoder and train.feature_cache and has_encoder
+        check_recipe(train, spec, on_features=on_features)
         frames[entry.name] = spec.frames
     return frames
 

@@ -259,7 +259,7 @@ class _Trackio:
     def __init__(self, about: Tracked, identity: str) -> None:
         # Read when the package is imported; `trackio show` needs the same variable.
         os.environ.setdefault("TRACKIO_DIR", str((about.common / "trackio").absolute()))
-        import trackio
+        import trackio  # pyright: ignore[reportMissingImports]
 
         # It prints how to show the records, but without the folder that they are in.
         with redirect_stdout(StringIO()):
@@ -291,7 +291,7 @@ class _MlFlow:
             # mlflow-skinny has no database; it keeps files only for those who say that they know.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             uri = (about.common / "mlflow").absolute().as_uri()
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient  # pyright: ignore[reportMissingImports]
 
         self._client = MlflowClient(tracking_uri=uri)
         self.run_id = run_id or self._create(about)
@@ -308,7 +308,7 @@ class _MlFlow:
         return run.info.run_id
 
     def log(self, values: dict[str, float], step: int) -> None:
-        from mlflow.entities import Metric
+        from mlflow.entities import Metric  # pyright: ignore[reportMissingImports]
 
         now = int(time.time() * 1000)
         self._client.log_batch(
