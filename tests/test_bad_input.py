@@ -80,7 +80,7 @@ def test_check_names_every_wrong_setting_with_its_place_and_cure(home: Path):
         "name=../x": ["name: 1 to 64 of a-z", "../x"],
         "data.root=s.yaml": ["is a file, not a folder", "data.root"],
         "data.root=": ["does not exist", str(Path("data") / "folder")],
-        "train.parallel=dp": ["dp needs 2 or more GPUs", "train.parallel=ddp"],
+        "train.parallel=ddd": ["train.parallel", "'ddp'"],
         "entries.c.checkpoint=./nowhere": ["entries.c.checkpoint", "model.safetensors"],
     }
     for override, words in cases.items():

@@ -137,7 +137,8 @@ def test_check_names_mistakes_before_anything_starts(tmp_path: Path, text: str, 
 
 def test_check_lists_runs_and_writes_nothing(tmp_path: Path):
     (tmp_path / "s.yaml").write_text(
-        "data: {source: rotors}\nentries: [vivit, cnn3d]\nseeds: [0, 1]"
+        "data: {source: rotors}\nseeds: [0, 1]\n"
+        "entries: [vivit, {name: cnn3d, model: cnn3d, checkpoint: none}]"
     )
     facts = json.loads(regatta("check", "s.yaml", "--json", cwd=tmp_path).stdout)
     assert [(r["entry"], r["seed"]) for r in facts["runs"]] == [
