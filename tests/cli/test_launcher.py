@@ -28,7 +28,9 @@ from regatta.config.schema import TrainSection
 STUDY = """\
 name: race
 data: {source: folder, root: videos}
-entries: [{name: one, model: cnn3d}, {name: two, model: cnn3d, train: {lr: 0.5}}]
+entries:
+  - {name: one, model: cnn3d, checkpoint: none}
+  - {name: two, model: cnn3d, checkpoint: none, train: {lr: 0.5}}
 train: {epochs: 3, batch_size: 8, accumulate: 2, lr: 0.001}
 launch: {device: cpu}
 """
