@@ -52,30 +52,24 @@ def train_run(
     """Train one run to its end, from its last checkpoint if it has one. A trained run is read back.
 
     Killed at any moment and started again it gives what it would have given uninterrupted: bit for
-    bit on a CPU with the same number of threads, within rounding on a GPU.
+    bit on a CPU with the same number of threads, within rounding on a GPU. Returns the content of
+    training_results.json, which is written last.
 
     Args:
         module: with its first weights, on any device.
         train_loader, validation: this rank's share; see `batches.BatchSource`.
         folder: must hold run.json with the run's content hash.
-        device: of this process; with several, `ranks.device`.
+        device, ranks: of this process, from `distributed.process_group`.
         report: called on rank 0 with the keys of a status, about once a second; see progress.py.
-        ranks: from `distributed.process_group`.
         whole: the model that is saved, counted and judged, of which `module` is the part that is
             trained (the head, on cached features); None = `module` itself.
         observe: called on rank 0 with every record that is appended to metrics.jsonl.
         class_counts: training samples of each class.
-        seconds_before: spent on what the first epoch stands on, such as encoding; counted as its
-            time.
-
-    Returns:
-        The content of training_results.json, which is written last.
-
+        seconds_before: spent on what the first epoch stands on, as encoding; part of its time.
     Raises:
         StopRequested: after a checkpoint, when `stop` was set on any rank.
-        NonFiniteError, OutOfMemoryError: see guards.py.
+        NonFiniteError, OutOfMemoryError: see guards.py. DiskError, RecordError: see checkpoint.py.
         ConfigError: settings that cannot go together, or a batch larger than the training set.
-        DiskError, RecordError: see checkpoint.py.
     """
     if folder.is_trained():
         return read_json(folder.training_results)
@@ -83,16 +77,14 @@ def train_run(
     check_batch(train, devices=ranks.world, class_counts=class_counts)
     rates = plan_rates(train, micro_batches=len(train_loader), devices=ranks.world)
     with reproducible_math(device, deterministic=train.deterministic):
-        # Sharding cuts a module up where it stands: what is saved and counted stays whole.
-        cuts_up = train.parallel == "fsdp" and ranks.world > 1 and whole is None
-        kept = copy.deepcopy(module) if cuts_up else module
+        saved = _saved_model(module, train, whole=whole, ranks=ranks)
         weights_K = class_weights(train, class_counts, classes)
         parts = build_parts(
             module, spec, train, device=device, ranks=ranks, whole=whole, class_weights_K=weights_K
         )
         run = TrainingRun(
             module=module,
-            whole=kept if whole is None else whole,
+            whole=saved,
             frozen=train.freeze_encoder and whole is None,
             spec=spec,
             train=train,
@@ -108,9 +100,7 @@ def train_run(
             state=TrainerState(train_seconds=seconds_before, epoch_seconds=seconds_before),
             average=None if train.ema is None else WeightAverage(module, train.ema),
             progress=Progress(
-                report if ranks.is_first else _say_nothing,
-                total_steps=rates.total_steps,
-                epochs=train.epochs,
+                report if ranks.is_first else _say_nothing, rates.total_steps, train.epochs
             ),
         )
         run.load_or_begin()
@@ -120,6 +110,17 @@ def train_run(
             run.save()
             run.leave_if_asked()
         return run.finish()
+
+
+def _saved_model(
+    module: nn.Module, train: TrainSection, *, whole: nn.Module | None, ranks: Ranks
+) -> nn.Module:
+    """What is saved and counted, taken before anything is spread over devices."""
+    if whole is not None:
+        return whole
+    # Sharding cuts a module up where it stands: what is saved and counted stays whole.
+    cuts_up = train.parallel == "fsdp" and ranks.world > 1
+    return copy.deepcopy(module) if cuts_up else module
 
 
 def build_parts(

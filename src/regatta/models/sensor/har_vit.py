@@ -228,25 +228,22 @@ def har_vit(
         encoder: vit-b16 (published weights), vit-b8-detection, vit-tiny, or vit-micro for tests.
         image_size: pixels per side, a multiple of the patch; 224, or 32 for vit-micro.
         pool: mean over patches, attention (learned), or cls (the class token).
-        mode: flatten (all channels' vectors joined), average (their mean), first (one channel
-            alone), average-image (one pass on the mean picture).
-        first_channel: the channel of mode `first`, from 0.
+        mode: flatten (all channels' vectors joined), average (their mean), first (`first_channel`
+            alone, from 0), average-image (one pass on the mean picture).
         head: hidden sizes, or default [512], reference-late [64], deep [1024, 512, 256].
         dropout: share of activations dropped in the head, and in the encoder while it is trained.
         kind: line, or heatmap: values as grey columns.
-        scale: physical (each channel's range over the training windows), or window (min to max of
-            each window, which hides gravity).
-        allow_keys: keys of a checkpoint, or patterns such as `encoder.blocks.11.*`, that may be
-            missing, extra or of another shape; all others must fit exactly.
+        scale: physical (each channel's range in training), or window (its own, hides gravity).
+        allow_keys: keys or globs of a checkpoint that may be missing, extra or of another shape.
     """
     shape = choose_encoder(encoder)
-    side = shape.side if image_size is None else image_size
-    hidden = _hidden_sizes(head)
+    side, hidden = shape.side if image_size is None else image_size, _hidden_sizes(head)
     _check_options(shape, size=size, side=side, pool=pool, encoder=encoder, length=length)
     _check_mode(mode, first_channel, channels)
     check_dropout(dropout)
-    channels = 9 if channels is None else channels
+    channels, length = channels or 9, length or 128
     drawn = (first_channel,) if mode == "first" else tuple(range(channels))
+    joins = mode == "flatten"
 
     def build(num_classes: int) -> nn.Module:
         return HarVit(
@@ -254,8 +251,8 @@ def har_vit(
             PictureEncoder(shape, side=side, dropout=dropout),
             HarHead(
                 _attention_pool(shape) if pool == "attention" else None,
-                joins=mode == "flatten",
-                inputs=shape.width * (channels if mode == "flatten" else 1),
+                joins=joins,
+                inputs=shape.width * (channels if joins else 1),
                 hidden=hidden,
                 dropout=dropout,
                 num_classes=num_classes,
@@ -270,7 +267,7 @@ def har_vit(
         "har-vit",
         build,
         channels=channels,
-        length=128 if length is None else length,
+        length=length,
         config=describe_config(
             "har-vit",
             size,
