@@ -42,6 +42,7 @@ from regatta.evaluation.judge import judge_parts
 from regatta.evaluation.predict import JudgedEntry
 from regatta.models.spec import ModelSpec, count_flops, resolve_model
 from regatta.training.loss import training_loss_sum
+from regatta.training.profile import synchronise
 
 CLASSES = 400
 PUBLISHED_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
@@ -107,11 +108,6 @@ def time_steps(
         synchronise(device)
         seconds.append(time.perf_counter() - started)
     return seconds
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def build(model: str, size: str, device: torch.device) -> tuple[nn.Module, ModelSpec]:

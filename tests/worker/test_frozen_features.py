@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from regatta.core.errors import StopRequested
@@ -32,6 +34,15 @@ def results(run: RunFolder) -> dict[str, Any]:
 
 def weights(run: RunFolder) -> dict[str, torch.Tensor]:
     return load_file(run.model / "model.safetensors")
+
+
+def encoding_seconds(folder: StudyFolder) -> float:
+    """What the files of the cache say that making them took."""
+    total = 0.0
+    for path in channel_files(folder):
+        with safe_open(path, framework="pt") as file:
+            total += json.loads(file.metadata()["regatta"])["seconds"]
+    return total
 
 
 def channel_files(folder: StudyFolder) -> set[Path]:
@@ -92,7 +103,9 @@ def test_the_first_epoch_pays_for_the_encoding(tmp_path: Path):
     for name in ("flatten", "average"):
         seconds = results(train_entry(folder, name))
         times = seconds["history"]["epoch_times"]
-        assert times[0] > times[1]
+        # Held against the recorded seconds, not against a later epoch: on a busy machine any epoch
+        # may take longest.
+        assert times[0] > encoding_seconds(folder) > 0
         assert seconds["train_seconds"] >= sum(times) * 0.99
 
 

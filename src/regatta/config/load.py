@@ -228,12 +228,6 @@ def _check_kinds(study: Study, where: object) -> None:
             hint="leave it out",
         )
     for entry in study.entries:
-        if source.kind != "signal" and entry_train(study, entry).augment == "reference":
-            raise ConfigError(
-                "augment: reference is for drawn signals",
-                where=f"{where}: entries.{entry.name}",
-                hint="use train.augment: standard or none",
-            )
         model = MODELS.listed.get(entry.model)
         if model is not None and model.kind != source.kind:
             fitting = [name for name, item in MODELS.listed.items() if item.kind == source.kind]

@@ -24,7 +24,7 @@ def check_picture_recipe(entry: EntrySection, train: TrainSection, *, where: obj
 
 
 def _check_reference(entry: EntrySection, train: TrainSection, place: str) -> None:
-    if not _has_encoder(entry):
+    if not has_encoder(entry):
         raise ConfigError(
             f"augment: reference changes drawn pictures, and {entry.model} draws none",
             where=place,
@@ -39,7 +39,7 @@ def _check_reference(entry: EntrySection, train: TrainSection, place: str) -> No
 
 
 def _check_views(entry: EntrySection, train: TrainSection, place: str) -> None:
-    if not (_has_encoder(entry) and train.freeze_encoder and train.feature_cache):
+    if not (has_encoder(entry) and train.freeze_encoder and train.feature_cache):
         raise ConfigError(
             "augment_views are variants that a frozen encoder sees once; this entry is augmented "
             "anew in every epoch",
@@ -56,6 +56,10 @@ def _check_views(entry: EntrySection, train: TrainSection, place: str) -> None:
         )
 
 
-def _has_encoder(entry: EntrySection) -> bool:
+def has_encoder(entry: EntrySection) -> bool:
+    """Whether the entry draws pictures for an encoder; no model of videos does. One whose options
+    cannot be read may."""
     listed = MODELS.listed.get(entry.model)
-    return listed is None or listed.options is None or "encoder" in listed.options
+    if listed is None:
+        return True
+    return listed.kind != "video" and (listed.options is None or "encoder" in listed.options)

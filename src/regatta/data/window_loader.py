@@ -45,8 +45,9 @@ class WindowLoader:
     `batch_size * world` of them, dealt out like cards. Nothing is padded, repeated or dropped.
 
     Args:
-        inputs: float32 [N, ...], moved to `device` once. Several views of the same samples
-            [V, N, ...] when `views` is above 1: epoch e shows view e mod V.
+        inputs: [N, ...], float32 signals or features, or uint8 pictures; moved to `device` once.
+            Several views of the same samples [V, N, ...] when `views` is above 1: epoch e shows
+            view e mod V.
         augment: applied on the device to `AUGMENT_BLOCK` samples in epoch order at a time, so that
             a sample's change depends on its place in the epoch and not on the batch.
     Raises:

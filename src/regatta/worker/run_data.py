@@ -9,7 +9,7 @@ from regatta.config.expand import RunSpec
 from regatta.core.errors import RecordError
 from regatta.data.manifest import Manifest
 from regatta.data.windows import WindowStore
-from regatta.records.run_folder import StudyFolder
+from regatta.records.run_folder import RunFolder, StudyFolder
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,15 @@ class RunData:
     def window(self) -> tuple[int, int] | None:
         """(channels, samples) of a window; None for videos."""
         return self.store.window if self.store else None
+
+
+def find_runs(folder: StudyFolder, run_ids: Sequence[str]) -> list[tuple[RunSpec, RunFolder]]:
+    """The runs of these ids with their folders; RecordError for one that the study has not."""
+    known = {spec.run_id: (spec, run) for spec, run in folder.runs()}
+    for run_id in run_ids:
+        if run_id not in known:
+            raise RecordError(f"this study has no run '{run_id}'", where=folder.study_yaml)
+    return [known[run_id] for run_id in run_ids]
 
 
 def load_run_data(folder: StudyFolder, run_spec: RunSpec) -> RunData:
@@ -43,11 +52,7 @@ def load_fold_data(folder: StudyFolder, run_ids: Sequence[str]) -> RunData:
     Raises:
         RecordError: a file is missing or damaged, a run is not of this study, or folds differ.
     """
-    spec_of = {spec.run_id: spec for spec, _ in folder.runs()}
-    strange = [run_id for run_id in run_ids if run_id not in spec_of]
-    if strange:
-        raise RecordError(f"this study has no run '{strange[0]}'", where=folder.study_yaml)
-    specs = [spec_of[run_id] for run_id in run_ids]
+    specs = [spec for spec, _ in find_runs(folder, run_ids)]
     folds = sorted({spec.fold for spec in specs if spec.fold is not None})
     if len(folds) > 1:
         raise RecordError(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from regatta.config.load import entry_train
+from regatta.config.picture_recipe import has_encoder
 from regatta.config.schema import Study
 from regatta.core.errors import DataError
 from regatta.core.files import read_json
-from regatta.core.registry import MODELS
 from regatta.data.manifest import Manifest
 from regatta.models.hub import HUB_ID, checkpoint_folder
 from regatta.models.spec import check_default_checkpoint, make_spec, starts_at_random
@@ -36,9 +36,8 @@ def check_entries(study: Study, *, window: tuple[int, int] | None = None) -> dic
             check_default_checkpoint(spec, where=where)
         elif not HUB_ID.fullmatch(entry.checkpoint):
             checkpoint_folder(entry.checkpoint)
-        train, listed = entry_train(study, entry), MODELS.listed.get(entry.model)
-        has_encoder = "encoder" in ((listed.options if listed else None) or {})
-        on_features = train.freeze_encoder and train.feature_cache and has_encoder
+        train = entry_train(study, entry)
+        on_features = train.freeze_encoder and train.feature_cache and has_encoder(entry)
         check_recipe(train, spec, on_features=on_features)
         frames[entry.name] = spec.frames
     return frames

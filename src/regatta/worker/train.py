@@ -10,7 +10,7 @@ import torch
 
 from regatta.config.expand import RunSpec
 from regatta.config.schema import Study
-from regatta.core.errors import RecordError, RunError
+from regatta.core.errors import RunError
 from regatta.core.files import read_json, write_json
 from regatta.core.signals import StopFlag
 from regatta.data.clip_recipe import ClipRecipe
@@ -23,7 +23,7 @@ from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.training.distributed import Ranks, process_group
 from regatta.training.loop import train_run
 from regatta.worker.labels import training_counts, with_label_share
-from regatta.worker.run_data import RunData, load_run_data
+from regatta.worker.run_data import RunData, find_runs, load_run_data
 from regatta.worker.sharing import clip_recipes, open_sharing
 from regatta.worker.status_writer import StatusWriter
 from regatta.worker.trackers import open_trackers
@@ -38,10 +38,7 @@ def train(
     Raises:
         RegattaError: by kind; StopRequested after everything was saved.
     """
-    spec_of = {spec.run_id: (spec, run) for spec, run in folder.runs()}
-    if run_id not in spec_of:
-        raise RecordError(f"this study has no run '{run_id}'", where=folder.study_yaml)
-    run_spec, run = spec_of[run_id]
+    ((run_spec, run),) = find_runs(folder, [run_id])
     data = load_run_data(folder, run_spec)
     _check_same_data(run, data.manifest)
     with (
