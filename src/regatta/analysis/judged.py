@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -88,6 +88,10 @@ class JudgedStudy:
     """A sentence per run that is not in the comparison."""
     data: dict[str, Any]
     """data.json."""
+    unit: Literal["sample", "class"] = "sample"
+    """What was recorded: answers of every sample, or only how many of each class were right. With
+    "class" a class is a group, which of its samples were right is not known, and there are no
+    scores."""
 
     @property
     def entries(self) -> list[str]:
