@@ -367,6 +367,7 @@ def _write_training(run: RunFolder, spec: RunSpec, samples: JudgedSamples) -> No
             "flops_per_clip": 1e9 * MODEL_FRAMES[spec.entry.model],
             "device": "cpu",
             "precision": "fp32",
+            "world": 1,
             "threads": 1,
             "torch": "2.13.0",
             "config": {"classes": samples.classes},

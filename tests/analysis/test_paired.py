@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import permutation_test
+from scipy.stats import permutation_test, studentized_range, t
 from statsmodels.stats.contingency_tables import cochrans_q
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
@@ -20,8 +20,11 @@ from regatta.analysis.paired import (
     adjust,
     cochran_q,
     compare_pairs,
+    difference_of,
+    family_correction,
     mcnemar,
     sign_flip_test,
+    tukey_p,
 )
 
 
@@ -144,6 +147,118 @@ def test_holm_and_bonferroni_as_in_the_textbook() -> None:
     assert adjust(raw, "bonferroni") == pytest.approx([0.03, 0.12, 0.09])
     assert adjust(raw, "none") == raw
     assert adjust([], "holm") == []
+
+
+THROMBOLYSIS = [
+    0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262,
+    0.5719, 0.6528, 0.7590, 1.0000,
+]  # fmt: skip
+"""The 15 p-values of the example in Benjamini and Hochberg (1995)."""
+
+
+def test_bh_and_bonferroni_reject_as_in_the_paper() -> None:
+    """At 5 % their procedure rejects four hypotheses, Bonferroni's three."""
+    assert sum(p <= 0.05 for p in adjust(THROMBOLYSIS, "bh")) == 4
+    assert sum(p <= 0.05 for p in adjust(THROMBOLYSIS, "bonferroni")) == 3
+    assert adjust(THROMBOLYSIS, "bh")[3] == pytest.approx(0.0095 * 15 / 4)
+
+
+@pytest.mark.parametrize(
+    ("entries", "freedom", "q"), [(3, 20, 3.578), (4, 10, 4.327), (5, 60, 3.977)]
+)
+def test_tukey_has_the_critical_values_of_the_tables(entries: int, freedom: int, q: float) -> None:
+    found = tukey_p(np.array([q / np.sqrt(2)]), entries=entries, freedom=np.array([freedom]))
+    assert found[0] == pytest.approx(0.05, abs=2e-4)
+
+
+def test_tukey_over_two_entries_is_the_t_test() -> None:
+    statistic, freedom = np.array([-2.5, 0.0, 1.0]), np.array([7.0, 7.0, 40.0])
+    found = tukey_p(statistic, entries=2, freedom=freedom)
+    assert found == pytest.approx(2 * t.sf(np.abs(statistic), freedom), abs=1e-7)
+
+
+def test_tukey_in_a_study_is_the_studentized_range_of_its_clustered_errors() -> None:
+    """Seeds are in the standard error; the sign-flip p-value stays as it is."""
+    rng = np.random.default_rng(21)
+    groups = np.arange(240) // 4
+    entries = [rng.random((2, 1, 240)) < rate for rate in (0.8, 0.7, 0.65)]
+    (found,) = pairs_of(entries, groups, correction="tukey")
+    (plain,) = pairs_of(entries, groups, correction="none")
+    b = bootstrap_accuracy(
+        np.concatenate(entries),
+        groups,
+        entry_of_run=[0, 0, 1, 1, 2, 2],
+        replicates=1000,
+        confidence=0.95,
+        seed=0,
+    )
+    for pair, other, places in zip(found, plain, [(0, 1), (0, 2), (1, 2)], strict=True):
+        spread = b.spread(difference_of(*places, np.ones((1, 1))), entries=places)
+        assert spread is not None
+        assert pair.difference.estimate is not None
+        student = abs(pair.difference.estimate) / spread.standard_error[0]
+        expected = studentized_range.sf(np.sqrt(2) * student, 3, spread.freedom[0])
+        assert pair.p_adjusted == pytest.approx(expected)
+        assert pair.p_value == other.p_value
+
+
+def test_a_tukey_family_is_one_column() -> None:
+    """Other conditions do not change a p-value, as they do under Holm."""
+    groups = np.arange(120) // 3
+    entries = [
+        np.concatenate([right(rate, 120, k), right(rate, 120, k + 9)], axis=1)
+        for k, rate in enumerate((0.8, 0.7, 0.5))
+    ]
+    columns = [np.array([1, 0]), np.array([0, 1])]
+    both = pairs_of(entries, groups, columns=columns, correction="tukey")
+    for column, pairs in zip(columns, both, strict=True):
+        (alone,) = pairs_of(entries, groups, columns=[column], correction="tukey")
+        assert [p.p_adjusted for p in pairs] == pytest.approx([p.p_adjusted for p in alone])
+
+
+def test_tukey_keeps_the_chance_of_any_false_claim_at_five_percent() -> None:
+    """2000 studies of three equally good entries on 40 groups, one study per condition."""
+    rng = np.random.default_rng(22)
+    studies, count, size = 2000, 40, 5
+    shared = rng.normal(size=(1, studies, count, 1))
+    own = 0.7 * rng.normal(size=(3, studies, count, 1))
+    correct = shared + own + rng.normal(size=(3, studies, count, size)) > 0
+    b = bootstrap_accuracy(
+        correct.reshape(3, studies, -1),
+        np.repeat(np.arange(count), size),
+        entry_of_run=[0, 1, 2],
+        replicates=1000,
+        confidence=0.95,
+        seed=0,
+    )
+    claimed = np.zeros(studies, dtype=bool)
+    critical = studentized_range.isf(0.05, 3, count - 1) / np.sqrt(2)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        statistic = difference_of(i, j, np.eye(studies))
+        spread = b.spread(statistic, entries=(i, j))
+        assert spread is not None
+        claimed |= np.abs(statistic(b.observed)) / spread.standard_error > critical
+    # Standard error of the rate: sqrt(0.05 * 0.95 / 2000) = 0.005.
+    assert 0.035 <= claimed.mean() <= 0.065
+
+
+def test_tukey_without_spread_falls_back_to_sign_flips() -> None:
+    """Entries that differ in every group alike have no standard error to divide by."""
+    ones, zeros = np.ones((1, 1, 60), dtype=bool), np.zeros((1, 1, 60), dtype=bool)
+    (found,) = pairs_of([ones, zeros, zeros], np.arange(60) // 5, correction="tukey")
+    assert found[0].p_adjusted == pytest.approx(3 * 2**-11)
+    assert (found[0].verdict, found[2].verdict) == ("ahead", "identical")
+    assert found[2].p_adjusted == 1
+
+
+def test_other_families_take_holm_under_tukey() -> None:
+    assert [family_correction(c) for c in ("tukey", "bh", "none")] == ["holm", "bh", "none"]
+    assert adjust([0.01, 0.04, 0.03], "tukey") == adjust([0.01, 0.04, 0.03], "holm")
+
+
+def test_a_single_group_has_no_tukey_either() -> None:
+    ((pair,),) = pairs_of([right(0.9, 50, 7), right(0.1, 50, 8)], np.zeros(50), correction="tukey")
+    assert pair.p_adjusted is None
 
 
 def test_clearly_better_entry_is_ahead_and_swapping_turns_it_round() -> None:

@@ -121,3 +121,22 @@ def test_methods_paragraph_of_single_seeds_admits_it() -> None:
     assert "no estimate of training noise" in text
     assert "outer level" not in text
     assert "were not corrected" in text
+
+
+@pytest.mark.parametrize(
+    ("correction", "words"),
+    [
+        ("bh", "Benjamini and Hochberg (1995), which bounds the expected share of false claims"),
+        ("tukey", "Tukey's (1953) method at each condition"),
+        ("none", "were not corrected"),
+    ],
+)
+def test_methods_say_what_a_correction_promises(correction: str, words: str) -> None:
+    text = methods_paragraph(
+        {**PROVENANCE, "correction": correction},
+        headline="c100s1",
+        conditions=1,
+        protocol="",
+        contrasts="",
+    )
+    assert words in text

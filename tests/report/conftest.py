@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from regatta.records.run_folder import StudyFolder
+from regatta.report import page
+from regatta.report.figures import draw_figures
+from regatta.report.material import read_material
 from regatta.report.page import write_report
+from regatta.report.style import Drawn
 from tests.analysis.build import build_judged_study
+from tests.report.film_build import add_film
+from tests.report.harmless import HOSTILE_NAMES
 
 HOSTILE_CLASSES = (
     '"><img src=x onerror=alert(1)>',
@@ -35,6 +42,7 @@ def grid_report(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
         entry_train={"videomae": {"epochs": 5}},
         compare={"replicates": 500},
     )
+    add_film(folder)
     write_report(folder)
     return folder
 
@@ -51,8 +59,41 @@ def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
         dropped=[(f"{SECRET}/{HOSTILE_CLASSES[0]}.avi", f"cannot open {SECRET}/b.avi: cut")],
         compare={"replicates": 500},
     )
+    add_film(folder)
     write_report(folder)
     return folder
+
+
+def build_hostile_grid(path: Path, classes: Sequence[str] = HOSTILE_NAMES) -> StudyFolder:
+    """Two entries over the 25 cells, with the names that attack every output where names can be."""
+    folder = build_judged_study(
+        path,
+        entries=["timesformer", "videomae"],
+        samples=8 * len(classes),
+        classes=classes,
+        dropped=[(f"{name}.avi", f"cannot open {name}") for name in (*classes, "lone \udcff")],
+        compare={"replicates": 200},
+    )
+    add_film(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hostile_drawing(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[StudyFolder, dict[str, Drawn]]:
+    """The report of hostile names over a grid, and its figures, so that none is drawn twice."""
+    folder = build_hostile_grid(tmp_path_factory.mktemp("hostile-grid"))
+    figures = draw_figures(read_material(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "draw_figures", lambda _: figures)
+        write_report(folder)
+    return folder, figures
+
+
+@pytest.fixture(scope="session")
+def hostile_grid(hostile_drawing: tuple[StudyFolder, dict[str, Drawn]]) -> StudyFolder:
+    return hostile_drawing[0]
 
 
 def small_study(path: Path, **settings: object) -> StudyFolder:

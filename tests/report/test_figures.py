@@ -12,9 +12,7 @@ from matplotlib.figure import Figure
 from regatta.report.bars import (
     BestCell,
     ClassLine,
-    CostPoint,
     PairRow,
-    accuracy_vs_cost,
     comparison_best_accuracy,
     forest_plot,
     per_class_bars,
@@ -38,6 +36,14 @@ from regatta.report.heatmaps import (
     confusion_figure,
     distinct_frame_map,
     no_marks,
+)
+from regatta.report.pareto_figure import (
+    COUNT_UNITS,
+    ENERGY_UNITS,
+    TIME_UNITS,
+    CostPanel,
+    CostPoint,
+    accuracy_vs_cost,
 )
 from regatta.report.style import common_scale, figure_style, render
 from regatta.report.training_plots import TrainingCurve, thin_series, training_history
@@ -125,10 +131,26 @@ def cells(count: int) -> list[BestCell]:
     ]
 
 
-def costs(count: int) -> list[CostPoint]:
+def costs(count: int, panels: int = 5) -> list[CostPanel]:
+    """Rising, equal, falling and missing costs; half of the entries are on the front."""
+    names = [NAMES[n] if n < len(NAMES) else f"{NAMES[n % len(NAMES)]}-{n}" for n in range(count)]
+    kinds = [
+        ("training time", TIME_UNITS, lambda n: 10.0 * 4**n),
+        ("parameters", COUNT_UNITS, lambda n: 1e6 + n),
+        ("FLOPs per clip", COUNT_UNITS, lambda n: None if n else 3e9),
+        ("judging time per sample", TIME_UNITS, lambda n: 0.004 * (count - n)),
+        ("training energy", ENERGY_UNITS, lambda n: None if n % 3 == 2 else 5e3 + 400.0 * n),
+    ]
     return [
-        CostPoint(NAMES[n], n, (50.0 + n, 40.0, 60.0), 10.0 * 4**n, 1e6 + n, None if n else 3.0)
-        for n in range(count)
+        CostPanel(
+            title,
+            units,
+            [
+                CostPoint(name, n, (50.0 + n, 40.0, 70.0), cost(n), n % 2 == 0)
+                for n, name in enumerate(names)
+            ],
+        )
+        for title, units, cost in kinds[:panels]
     ]
 
 
@@ -199,6 +221,9 @@ FIGURES: dict[str, Callable[[], Figure | None]] = {
     "forest, 28": lambda: forest(8, ["headline condition", "mean over all conditions"]),
     "cost, 1": lambda: accuracy_vs_cost(costs(1)),
     "cost, 8": lambda: accuracy_vs_cost(costs(8)),
+    "cost, 12": lambda: accuracy_vs_cost(costs(12)),
+    "cost, 2 in one panel": lambda: accuracy_vs_cost(costs(2, 1)),
+    "cost, 3 in four panels": lambda: accuracy_vs_cost(costs(3, 4)),
 }  # fmt: skip
 
 
@@ -295,7 +320,26 @@ def test_dots_of_equal_classes_stand_beside_each_other() -> None:
 
 
 def test_no_cost_measured_means_no_cost_figure() -> None:
-    assert accuracy_vs_cost([CostPoint("a", 0, (50.0, 40.0, 60.0), None, None, None)]) is None
+    points = [CostPoint("a", 0, (50.0, 40.0, 60.0), None, False)]
+    assert accuracy_vs_cost([CostPanel("parameters", COUNT_UNITS, points)]) is None
+
+
+def test_the_front_is_a_step_line_through_filled_marks_and_others_are_hollow() -> None:
+    points = [
+        CostPoint(name, n, (height, height - 5, height + 5), cost, front)
+        for n, (name, height, cost, front) in enumerate(
+            [("a", 60.0, 1e6, True), ("b", 55.0, 2e6, False), ("c", 80.0, 3e6, True)]
+        )
+    ]
+    figure = accuracy_vs_cost([CostPanel("parameters", COUNT_UNITS, points)])
+    assert figure is not None
+    front, *dots = figure.axes[0].lines
+    assert front.get_drawstyle() == "steps-post"
+    assert np.asarray(front.get_xdata())[:2].tolist() == [1.0, 3.0]
+    assert np.asarray(front.get_ydata()).tolist() == [60.0, 80.0, 80.0]
+    hollow = [d.get_markerfacecolor() == "white" for d in dots if len(np.asarray(d.get_xdata()))]
+    assert hollow == [False, True, False]
+    assert figure.axes[0].get_xlabel() == "parameters, M"
 
 
 @pytest.mark.parametrize("name", ["heat maps, 8", "curves, 8", "forest, 1", "cost, 1"])

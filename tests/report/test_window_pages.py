@@ -98,7 +98,21 @@ COMMON = {
 
 @pytest.mark.parametrize(
     ("study", "more"),
-    [("full", {"forest", "robustness", "label_fraction", "profile"}), ("single", set())],
+    [
+        (
+            "full",
+            {
+                "forest",
+                "robustness",
+                "label_fraction",
+                "profile",
+                "agreement",
+                "rank_stability",
+                "class_conditions",
+            },
+        ),
+        ("single", set()),
+    ],
 )
 def test_a_study_has_exactly_the_figures_that_it_has_numbers_for(
     studies: dict[str, StudyFolder], study: str, more: set[str]

@@ -12,6 +12,7 @@ from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from regatta.analysis.compare import compare_study
+from regatta.config.expand import judging_settings, protocol_id
 from regatta.config.load import study_from_mapping
 from regatta.core.errors import ConfigError
 from regatta.core.files import read_json, write_json
@@ -96,6 +97,18 @@ def test_test_accuracy_and_unknown_classes_are_measured_once_all_shards_are_done
         results = read_json(folder.run(row["run"]).training_results)
         assert results["test_acc"] == pytest.approx((known.argmax(1) == labels).mean())
         assert results["temperature"] == 1.5
+
+
+def test_every_setting_of_the_protocol_travels_with_the_predictions(tmp_path):
+    folder = prepared(tmp_path, data={}, sample_size=12)
+    judge_all(folder)
+    section = folder.study().protocol
+    for _, run in folder.runs():
+        parts = run.predictions(protocol_id(section))
+        found = read_json(parts / "complete.json")["fingerprint"]
+        assert found == read_json(parts / "judging.json")["fingerprint"]
+        assert found["settings"] == judging_settings(section)
+        assert found["settings"]["sample_size"] == found["sample_ids"] == 12
 
 
 def test_without_unknown_classes_the_table_says_not_measured(tmp_path):

@@ -18,7 +18,7 @@ Where every group agrees the percentiles collapse to a point; `Collapse` says wh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +26,11 @@ import numpy as np
 from regatta.core.seeds import stream
 
 BLOCK_BYTES = 32 << 20
-"""Largest table of drawn group numbers held at once; it bounds memory whatever R and G are."""
+"""Largest table of group weights, as 8-byte numbers, that is held at once; it bounds memory
+whatever R and G are."""
+
+COUNTED_AT_ONCE = 1 << 16
+"""Drawn group numbers per count: what is counted then stays in the processor's cache."""
 
 FEW_GROUPS = 10
 FEW_FREEDOM = 4
@@ -73,6 +77,21 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """What an interval's width comes from; variances and degrees of freedom, each [M]."""
+
+    groups: np.ndarray
+    """Variance of the replicates with the seeds held."""
+    seeds: np.ndarray
+    """What drawing the seeds adds; 0 where every entry has one seed."""
+    freedom: np.ndarray
+
+    @property
+    def standard_error(self) -> np.ndarray:
+        return np.sqrt(self.groups + self.seeds)
+
+
+@dataclass(frozen=True)
 class Bootstrap:
     """Observed accuracies and their replicates.
 
@@ -88,6 +107,12 @@ class Bootstrap:
     seeds: tuple[int, ...]
     """Number of seeds per entry."""
     confidence: float
+
+    def with_seeds_fixed(self) -> Bootstrap:
+        """The same as if the training seeds were all there are: only groups vary."""
+        if self.fixed_seeds is None:
+            return self
+        return replace(self, replicates=self.fixed_seeds, fixed_seeds=None)
 
     def interval(
         self,
@@ -121,16 +146,33 @@ class Bootstrap:
         if len(self.replicates) == 0:
             note = "all samples belong to one group, so there is nothing to resample"
             return [Interval(_finite(x), note=note) for x in estimates]
-        count = len(self.replicates)
-        values = statistic(self.replicates).reshape(count, -1)
-        fixed = None
-        if self.fixed_seeds is not None and any(self.seeds[e] > 1 for e in entries):
-            fixed = statistic(self.fixed_seeds).reshape(count, -1)
+        values, fixed = self._values(statistic, entries)
         freedom = self._degrees_of_freedom(values, fixed, entries)
         return [
             self._interval(float(estimates[m]), values[:, m], float(freedom[m]), level, collapse)
             for m in range(values.shape[1])
         ]
+
+    def spread(self, statistic: Statistic, *, entries: Sequence[int]) -> Spread | None:
+        """Group and seed variance of each value of a statistic; None with a single group."""
+        if len(self.replicates) == 0:
+            return None
+        values, fixed = self._values(statistic, entries)
+        freedom = self._degrees_of_freedom(values, fixed, entries)
+        if fixed is None:
+            return Spread(values.var(axis=0), np.zeros(values.shape[1]), freedom)
+        groups = fixed.var(axis=0)
+        return Spread(groups, np.maximum(values.var(axis=0) - groups, 0), freedom)
+
+    def _values(
+        self, statistic: Statistic, entries: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The statistic in every replicate [R, M], and with the seeds held, where they vary."""
+        count = len(self.replicates)
+        values = statistic(self.replicates).reshape(count, -1)
+        if self.fixed_seeds is None or all(self.seeds[e] == 1 for e in entries):
+            return values, None
+        return values, statistic(self.fixed_seeds).reshape(count, -1)
 
     def _interval(
         self,
@@ -236,28 +278,29 @@ def exact_share(share: float, count: float, *, confidence: float) -> tuple[float
 
     At share 1 the lower end is (alpha / 2) ** (1 / count), the exact form of the rule of three.
     """
-    from scipy.stats import beta
+    # Not scipy.stats, whose checks of every call take longer than the rest of an interval.
+    from scipy.special import betaincinv
 
     tail = (1 - confidence) / 2
     hits = share * count
-    low = 0.0 if hits <= 0 else float(beta.ppf(tail, hits, count - hits + 1))
-    high = 1.0 if hits >= count else float(beta.ppf(1 - tail, hits + 1, count - hits))
+    low = 0.0 if hits <= 0 else float(betaincinv(hits, count - hits + 1, tail))
+    high = 1.0 if hits >= count else float(betaincinv(hits + 1, count - hits, 1 - tail))
     return low, high
 
 
 def widening(freedom: float, confidence: float) -> float:
     """Student's t quantile over the normal one: how much wider few groups make an interval."""
-    from scipy.stats import norm, t
+    from scipy.special import ndtri, stdtrit
 
     tail = (1 - confidence) / 2
-    return float(t.ppf(tail, freedom) / norm.ppf(tail))
+    return float(stdtrit(freedom, tail) / ndtri(tail))
 
 
 def widened_tail(freedom: float, confidence: float) -> float:
     """Share of replicates outside each end: the normal tail at Student's t quantile."""
-    from scipy.stats import norm, t
+    from scipy.special import ndtr, stdtrit
 
-    return float(norm.cdf(t.ppf((1 - confidence) / 2, freedom)))
+    return float(ndtr(stdtrit(freedom, (1 - confidence) / 2)))
 
 
 def _collapsed(estimate: float, groups: int, confidence: float, collapse: Collapse) -> Interval:
@@ -292,12 +335,17 @@ def draw_group_weights(
     rng: np.random.Generator, groups: int, replicates: int
 ) -> Iterator[np.ndarray]:
     """How often each group was drawn, int [r, G], in blocks; each row sums to G - 1."""
+    # Not 4 bytes: seeds are drawn block by block, so another block size is another draw of them.
     rows = max(1, BLOCK_BYTES // (8 * groups))
+    few = max(1, COUNTED_AT_ONCE // groups)
     for start in range(0, replicates, rows):
-        count = min(rows, replicates - start)
-        drawn = rng.integers(0, groups, size=(count, groups - 1))
-        drawn += np.arange(count)[:, None] * groups
-        yield np.bincount(drawn.ravel(), minlength=count * groups).reshape(count, groups)
+        weights = np.empty((min(rows, replicates - start), groups), dtype=np.int32)
+        for first in range(0, len(weights), few):
+            part = weights[first : first + few]
+            drawn = rng.integers(0, groups, size=(len(part), groups - 1), dtype=np.int32)
+            drawn += np.arange(len(part), dtype=np.int32)[:, None] * groups
+            part[:] = np.bincount(drawn.ravel(), minlength=part.size).reshape(part.shape)
+        yield weights
 
 
 def seed_spread(right: np.ndarray, sizes: np.ndarray) -> float:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from regatta.analysis.tables import csv_text
+from regatta.analysis.tables import csv_text, plain_line
 
 CLASS_COLUMNS = ("precision", "recall", "f1", "support")
 
 
 def class_files(section: dict[str, Any]) -> dict[str, str]:
     """File name -> text, from section `classification` of comparison.json."""
+    if not section["entries"]:
+        return {}
     return {
         "per_class.csv": per_class_csv(section),
         "confusion_matrix.csv": confusion_csv(section),
@@ -46,7 +48,7 @@ def confusion_csv(section: dict[str, Any]) -> str:
 
 def classification_report(section: dict[str, Any]) -> str:
     """A plain text table per entry: a line per class, then the numbers over all classes."""
-    names = [" ".join(name.split()) for name in section["labels"]]
+    names = [plain_line(name) for name in section["labels"]]
     width = max(len("balanced accuracy"), *map(len, names))
     head = " ".join(f"{name:>10}" for name in CLASS_COLUMNS)
     blocks = []

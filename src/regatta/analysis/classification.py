@@ -40,7 +40,10 @@ CALIBRATION: dict[str, Callable[[Floats, Integers], float]] = {
 
 
 def classification_section(judged: JudgedStudy) -> dict[str, Any]:
-    """Section `classification` of comparison.json; a number that is not defined is None."""
+    """Section `classification` of comparison.json; a number that is not defined is None. Without
+    entries where only accuracies of classes are known."""
+    if judged.unit == "class":
+        return {"labels": judged.classes, "ece_bins": ECE_BINS, "entries": {}, "runs": {}}
     runs = {run.run_id: run_scores(run, judged.labels) for run in judged.runs}
     entries = {}
     for entry in judged.entries:

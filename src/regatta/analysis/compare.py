@@ -12,27 +12,38 @@ from typing import Any
 import numpy as np
 
 from regatta.analysis import wording
+from regatta.analysis.agreement import agreement_section
+from regatta.analysis.blocks import friedman_section
 from regatta.analysis.bootstrap import Bootstrap, bootstrap_accuracy
 from regatta.analysis.budget import budget_ledger
 from regatta.analysis.cells import axis_names, class_accuracy, class_counts, result_rows
 from regatta.analysis.classification import classification_section
+from regatta.analysis.companion_words import companion_methods
 from regatta.analysis.contrasts import contrast_section
+from regatta.analysis.crossover import crossover_section
+from regatta.analysis.ensemble import ensemble_section
 from regatta.analysis.entries import entry_section
+from regatta.analysis.factorial import factor_section
 from regatta.analysis.grid_sections import published_section, robustness_section
-from regatta.analysis.judged import JudgedStudy, read_judged_study
+from regatta.analysis.hard_samples import hard_samples_section
+from regatta.analysis.judged import JudgedStudy, imports_of, read_judged_study
 from regatta.analysis.motion import motion_section
 from regatta.analysis.pairs import only, pairs_section
+from regatta.analysis.pareto import pareto_section
+from regatta.analysis.power import power_section
 from regatta.analysis.protocol_words import contrast_methods, protocol_words
 from regatta.analysis.ranking import rank_entries
 from regatta.analysis.sensor_tables import data_caveats, is_leaky, is_of_signals, sensor_section
+from regatta.analysis.stability import stability_section
 from regatta.analysis.unknown import unknown_section
 from regatta.analysis.verdict import verdict_section
+from regatta.analysis.wording import plural
 from regatta.analysis.write import write_results
 from regatta.core.files import plain
 from regatta.records.predictions import find_condition
 from regatta.records.run_folder import StudyFolder
 
-FORMAT = 3
+FORMAT = 4
 
 
 def compare_study(folder: StudyFolder) -> dict[str, Any]:
@@ -57,13 +68,19 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
     }
     robustness = robustness_section(judged, bootstrap, per_class)
     contrasts = contrast_section(judged, bootstrap, rows)
-    classification = classification_section(judged)
+    companions = _companions(judged, bootstrap, headline, pairs)
+    classification = companions["classification"]
     budget = budget_ledger(judged)
     provenance = _provenance(judged, bootstrap, pairs["method"])
+    methods = [contrast_methods(contrasts)]
+    methods += [companions[name]["methods"] for name in ("factors", "friedman")]
+    methods.append(companion_methods(companions))
     comparison = {
         "format": FORMAT,
         "study": _study_section(judged),
-        "verdict": verdict_section(judged, bootstrap, ranking, pairs, headline),
+        "verdict": verdict_section(
+            judged, bootstrap, ranking, pairs, companions["power"], headline
+        ),
         "headline_condition": judged.conditions[headline].id,
         "axes": axis_names(judged),
         "conditions": [
@@ -75,11 +92,11 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
         "table": rows,
         "pairs": pairs,
         "ranking": ranking,
+        **companions,
         "robustness": robustness,
         "contrasts": contrasts,
         "motion": motion_section(folder, judged.classes, robustness["entries"]),
         "per_class": _class_section(judged, per_class),
-        "classification": classification,
         "unknown": unknown_section(judged, headline),
         "sensor": sensor_section(judged, bootstrap, headline, classification["runs"]),
         "published": published_section(judged, bootstrap, per_class),
@@ -92,13 +109,32 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
             protocol=protocol_words(
                 judged.study.protocol, judged.conditions, signals=is_of_signals(judged)
             ),
-            contrasts=contrast_methods(contrasts),
+            contrasts=" ".join(filter(None, methods)),
         ),
         "missing": judged.missing,
         "notes": _notes(judged, bootstrap) + budget["warnings"],
         "data": judged.data,
     }
     return write_results(folder, plain(comparison))
+
+
+def _companions(
+    judged: JudgedStudy, bootstrap: Bootstrap, headline: int, pairs: dict[str, Any]
+) -> dict[str, Any]:
+    """The sections that stand beside the verdict; None where a study has no such part."""
+    agreement = agreement_section(judged, bootstrap, headline)
+    return {
+        "power": power_section(judged, bootstrap, headline),
+        "agreement": agreement,
+        "ensemble": ensemble_section(judged, bootstrap, headline, agreement),
+        "stability": stability_section(judged, bootstrap, headline, pairs["by_condition"]),
+        "crossover": crossover_section(judged, bootstrap, headline),
+        "factors": factor_section(judged, bootstrap),
+        "friedman": friedman_section(judged, headline),
+        "classification": classification_section(judged),
+        "hard_samples": hard_samples_section(judged, headline),
+        "pareto": pareto_section(judged, bootstrap, headline),
+    }
 
 
 def headline_condition(judged: JudgedStudy) -> int:
@@ -131,6 +167,8 @@ def _study_section(judged: JudgedStudy) -> dict[str, Any]:
         "design": study.data.design,
         "is_leaky": is_leaky(judged),
         "fingerprint": judged.runs[0].fingerprint,
+        "unit": judged.unit,
+        "imports": imports_of(judged),
     }
 
 
@@ -148,13 +186,16 @@ def _provenance(judged: JudgedStudy, bootstrap: Bootstrap, permutation: str) -> 
     return {
         "n": bootstrap.samples,
         "groups": bootstrap.groups,
+        "group_word": judged.group_word,
         "seeds_per_entry": dict(zip(judged.entries, bootstrap.seeds, strict=True)),
         "replicates": settings.replicates,
         "confidence": settings.confidence,
-        "method": "clustered bootstrap of groups, percentile interval, seeds as an outer level",
+        "method": f"clustered bootstrap of {plural(judged.group_word)}, percentile interval, "
+        "seeds as an outer level",
         "permutation": permutation,
         "correction": settings.correction,
         "margin_points": settings.equivalence_margin_points,
+        "mix_protocols": settings.mix_protocols,
         "seed": settings.seed,
         "runs": [run_id for run in judged.runs for run_id in run.run_ids],
     }
@@ -162,7 +203,7 @@ def _provenance(judged: JudgedStudy, bootstrap: Bootstrap, permutation: str) -> 
 
 def _notes(judged: JudgedStudy, bootstrap: Bootstrap) -> list[str]:
     """What a reader must know before believing the numbers, each a sentence."""
-    notes = data_caveats(judged)
+    notes = judged.origin_notes + data_caveats(judged)
     if bootstrap.groups == 1:
         notes.append("all samples belong to one group: no interval or test can be given")
     if len(np.unique(judged.labels)) == 1:
@@ -173,8 +214,8 @@ def _notes(judged: JudgedStudy, bootstrap: Bootstrap) -> list[str]:
         notes.append("classes without a judged sample: " + ", ".join(map(repr, absent)))
     if min(bootstrap.seeds) == 1:
         notes.append("an entry has one seed only: training noise is not covered")
-    if len(judged.classes) < 6:
+    if len(judged.classes) < 6 and judged.unit == "sample":
         notes.append("top-5 accuracy is not given below six classes")
-    if not judged.data:
+    if not judged.data and judged.study.trained_entries:
         notes.append("data.json is missing: counts and dropped files are not known")
     return notes + judged.missing

@@ -18,7 +18,7 @@ from regatta.analysis import contrast_words as words
 from regatta.analysis.antialias import Ceilings, stride_record
 from regatta.analysis.bootstrap import Bootstrap
 from regatta.analysis.judged import JudgedStudy
-from regatta.analysis.paired import PairedData, PairSettings
+from regatta.analysis.paired import PairedData, PairSettings, family_correction
 from regatta.analysis.robustness import frame_curve
 from regatta.analysis.sliding import concentration_by_entry
 from regatta.analysis.within import Answered, Contrast, compare_conditions
@@ -123,7 +123,7 @@ def contrast_section(
         "tests": table,
         "entries": entries,
         "rule": kind.rule,
-        "correction": judged.study.compare.correction,
+        "correction": family_correction(judged.study.compare.correction),
         "margin_points": judged.study.compare.equivalence_margin_points,
         "family_size": len(asked),
         "method": asked[0].method if asked else "no contrasts",

@@ -22,7 +22,7 @@ from regatta.records.predictions import RunPredictions, read_run_predictions
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.records.status import observed, read_status
 
-SUMMED = ("steps", "samples_seen", "skipped_steps", "train_seconds")
+SUMMED = ("steps", "samples_seen", "skipped_steps", "train_seconds", "energy_joules")
 """Keys of training_results.json that count for an entry and seed as the sum over its folds."""
 LARGEST = ("peak_memory_gib",)
 AVERAGED = ("best_val_accuracy", "best_val_acc", "best_epoch", "test_acc", "epochs_trained")
@@ -52,6 +52,7 @@ def whole_runs(folder: StudyFolder, protocol: str) -> tuple[list[Runs], list[str
     """Runs by entry and seed whose folds are all judged, and a sentence for each that is not."""
     found: list[Runs] = []
     missing: list[str] = []
+    there = {spec.entry.name for spec, run in folder.runs() if run.is_judged(protocol)}
     for (entry, seed), runs in groupby(
         folder.runs(), key=lambda pair: (pair[0].entry.name, pair[0].seed)
     ):
@@ -59,6 +60,11 @@ def whole_runs(folder: StudyFolder, protocol: str) -> tuple[list[Runs], list[str
         absent = [pair for pair in folds if not pair[1].is_judged(protocol)]
         if not absent:
             found.append(folds)
+        if folds[0][0].entry.is_imported:
+            # Of an imported entry only some seeds need be there.
+            missing += _not_imported(entry, folder) if absent and entry not in there else []
+            there.add(entry)
+            continue
         missing += [_missing_sentence(*pair) for pair in absent]
         if 0 < len(absent) < len(folds):
             missing.append(
@@ -200,6 +206,13 @@ def _joined_cost(costs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         elif all(other == value for other in values):
             joined[key] = value
     return joined
+
+
+def _not_imported(entry: str, folder: StudyFolder) -> list[str]:
+    return [
+        f"{entry} is not in this comparison: nothing was imported for it under this protocol; "
+        f"regatta compare {folder.path.name} --import {entry}=FILE"
+    ]
 
 
 def _missing_sentence(spec: RunSpec, run: RunFolder) -> str:

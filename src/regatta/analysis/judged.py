@@ -13,14 +13,22 @@ from typing import Any, Literal
 
 import numpy as np
 
+from regatta.analysis.class_unit import pseudo_samples
 from regatta.analysis.concentration import true_log_probability, window_concentration
-from regatta.analysis.folds import JoinedRun, read_joined, whole_runs
+from regatta.analysis.folds import JoinedRun, Runs, read_joined, whole_runs
 from regatta.analysis.robustness import identical_conditions
+from regatta.analysis.same_samples import check_same_samples
 from regatta.config.expand import protocol_id
 from regatta.config.schema import Study
 from regatta.core.errors import RecordError
 from regatta.core.files import read_json
-from regatta.records.fingerprint import check_same_conditions
+from regatta.records.class_counts import CLASS_UNIT, ClassCounts, read_class_counts, unit_of
+from regatta.records.fingerprint import (
+    check_known,
+    check_same_conditions,
+    differences,
+    is_unknown,
+)
 from regatta.records.predictions import (
     TRUTH_COLUMNS,
     Condition,
@@ -29,7 +37,12 @@ from regatta.records.predictions import (
 )
 from regatta.records.run_folder import RunFolder, StudyFolder
 
-SHOWN_IDS = 10
+IMPORTED_NOTE, DIFFERENT_NOTE = "imported: ", "judged differently: "
+UNCLUSTERED_NOTE = "clustering is not covered"
+CLASSES_ONLY = (
+    "only accuracies of classes are known: classes are resampled whole, and whatever needs single "
+    "samples or their scores is not measured"
+)
 
 
 @dataclass(frozen=True)
@@ -49,13 +62,13 @@ class JudgedRun:
     truth: dict[str, np.ndarray]
     """Mean of each of TRUTH_COLUMNS over samples, [C]; NaN where no sample has a value."""
     still_share: np.ndarray
-    """Share of samples that show a single distinct frame, [C]."""
+    """Share of samples that show a single distinct frame, [C]; NaN where that is not known."""
     identical: list[list[int]]
     concentration: np.ndarray | None
     """How unevenly the true class's probability lies over sliding windows, [N]; None where the
     conditions are not positions of a window."""
     headline_scores: np.ndarray
-    """Scores at the headline condition, float32 [N, K]."""
+    """Scores at the headline condition, float32 [N, K]; [N, 0] where only counts are known."""
     temperature_N: np.ndarray
     """Fitted on validation by the run that judged each sample, NaN where it is not known."""
     ceiling: dict[str, float]
@@ -69,6 +82,8 @@ class JudgedRun:
     """The runs behind this one: itself, or all its folds."""
     weights: list[Any] = field(default_factory=list)
     """Hash of the weights of each of `run_ids`."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What an import recorded of its file; empty for a run that was judged here."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +117,43 @@ class JudgedStudy:
     def runs_of(self, entry: str) -> list[JudgedRun]:
         return [run for run in self.runs if run.entry == entry]
 
+    @property
+    def group_word(self) -> str:
+        """What a group is called in sentences."""
+        return "class" if self.unit == CLASS_UNIT else "group"
+
+    @property
+    def origin_notes(self) -> list[str]:
+        """What limits a comparison whose predictions were made elsewhere, or judged differently."""
+        by_text: dict[str, list[str]] = {}
+        for run in self.runs:
+            for text in run.origin.get("notes", []):
+                by_text.setdefault(text, []).append(run.entry)
+        unknown = dict.fromkeys(run.entry for run in self.runs if is_unknown(run.fingerprint))
+        who = f"{', '.join(unknown)} {'was' if len(unknown) == 1 else 'were'}"
+        found = [f"{IMPORTED_NOTE}how {who} judged is not known here"] if unknown else []
+        found += [CLASSES_ONLY] if self.unit == CLASS_UNIT else []
+        found += [each.sentence for each in differences(_fingerprints(self.runs))]
+        said = {text: ", ".join(dict.fromkeys(names)) for text, names in by_text.items()}
+        return found + [f"{names}: {text}" for text, names in said.items()]
+
+
+def is_origin_note(text: str) -> bool:
+    """Whether a note limits the verdict because of where predictions come from."""
+    starts = (IMPORTED_NOTE, DIFFERENT_NOTE, CLASSES_ONLY)
+    return text.startswith(starts) or UNCLUSTERED_NOTE in text
+
+
+def imports_of(judged: JudgedStudy) -> list[dict[str, Any]]:
+    """A row per imported run: its entry and seed, and what is known of its file."""
+    keys = ("file", "kind", "sha256", "time", "groups")
+    return [
+        {"run": run.run_id, "entry": run.entry, "seed": run.seed}
+        | {key: run.origin.get(key) for key in keys}
+        for run in judged.runs
+        if run.origin
+    ]
+
 
 def read_judged_study(folder: StudyFolder) -> JudgedStudy:
     """Load what is judged under the study's protocol; runs that are not judged yet are listed.
@@ -113,23 +165,36 @@ def read_judged_study(folder: StudyFolder) -> JudgedStudy:
     """
     study = folder.study()
     protocol = protocol_id(study.protocol)
+    found, missing = whole_runs(folder, protocol)
+    if not found:
+        imports = not study.trained_entries
+        raise RecordError(
+            "no run of this study is judged yet" if not imports else "nothing is imported here",
+            where=folder.path,
+            hint="add predictions with: regatta compare --import FILE"
+            if imports
+            else "finish it with: regatta run <study file>",
+        )
+    units = {unit_of(run.predictions(protocol)) for parts in found for _, run in parts}
+    if len(units) > 1:
+        raise RecordError(
+            "accuracies of classes cannot stand beside predictions of single samples",
+            where=folder.path,
+            hint="import the tables into a study of their own: regatta compare --name NAME "
+            "--import FILE",
+        )
+    by_class = units == {CLASS_UNIT}
     runs: list[JudgedRun] = []
     first: RunPredictions | None = None
-    found, missing = whole_runs(folder, protocol)
     for parts in found:
-        joined = read_joined(parts, protocol)
+        shell, reduced = (_read_counts if by_class else _read_run)(study, parts, protocol)
         if first is not None:
-            check_same_samples(first, joined.predictions)
-        headline = find_condition(joined.predictions.conditions, study.compare.condition)
-        runs.append(_reduce(joined, parts[0][1], headline))
-        first = first or _without_scores(joined.predictions)
-    if first is None:
-        raise RecordError(
-            "no run of this study is judged yet",
-            where=folder.path,
-            hint="finish it with: regatta run <study file>",
-        )
-    check_same_conditions({run.run_id: run.fingerprint for run in runs})
+            check_same_samples(first, shell)
+        runs.append(reduced)
+        first = first or shell
+    assert first is not None
+    if not study.compare.mix_protocols:
+        _check_alike(runs)
     return JudgedStudy(
         folder=folder,
         study=study,
@@ -142,37 +207,37 @@ def read_judged_study(folder: StudyFolder) -> JudgedStudy:
         runs=runs,
         missing=missing,
         data=read_json(folder.data_json) if folder.data_json.is_file() else {},
+        unit="class" if by_class else "sample",
     )
 
 
-def check_same_samples(first: RunPredictions, other: RunPredictions) -> None:
-    """Raise RecordError that names what differs between two runs: ids, labels, groups, cells."""
-    where = f"{first.run_id} against {other.run_id}"
-    only_first = sorted(set(first.sample_ids) - set(other.sample_ids))
-    only_other = sorted(set(other.sample_ids) - set(first.sample_ids))
-    if only_first or only_other:
-        raise RecordError(
-            f"these runs were judged on different samples: {len(only_first)} only in "
-            f"{first.run_id} ({_shown(only_first)}), {len(only_other)} only in {other.run_id} "
-            f"({_shown(only_other)})",
-            where=where,
-            hint="judge both on the same samples with: regatta evaluate <study file>",
-        )
-    for what, ours, theirs in (
-        ("labels", first.labels, other.labels),
-        ("groups", first.groups, other.groups),
-    ):
-        differs = np.flatnonzero(ours != theirs)
-        if len(differs):
-            raise RecordError(
-                f"these runs have different {what} for {len(differs)} samples: "
-                f"{_shown(first.sample_ids[differs])}",
-                where=where,
-                hint="judge both again with: regatta evaluate <study file>",
-            )
-    if first.classes != other.classes or first.conditions != other.conditions:
-        what = "classes" if first.classes != other.classes else "conditions"
-        raise RecordError(f"these runs were judged with different {what}", where=where)
+def _read_run(study: Study, parts: Runs, protocol: str) -> tuple[RunPredictions, JudgedRun]:
+    """An entry and seed without its scores, and reduced to what the statistics need."""
+    joined = read_joined(parts, protocol)
+    headline = find_condition(joined.predictions.conditions, study.compare.condition)
+    return _without_scores(joined.predictions), _reduce(joined, parts[0][1], headline)
+
+
+def _read_counts(study: Study, parts: Runs, protocol: str) -> tuple[RunPredictions, JudgedRun]:
+    """The same of an entry and seed of which only counts are known."""
+    spec, run = parts[0]
+    counts = read_class_counts(
+        run.predictions(protocol), run_id=spec.run_id, entry=spec.entry.name, seed=spec.seed
+    )
+    find_condition(counts.conditions, study.compare.condition)
+    return _shell_of(counts), _reduce_counts(counts, run)
+
+
+def _check_alike(runs: list[JudgedRun]) -> None:
+    """RecordError when runs were judged differently, or imports stand beside what was judged
+    here."""
+    if any(not run.origin for run in runs):
+        check_known(_fingerprints(runs))
+    check_same_conditions(_fingerprints(runs))
+
+
+def _fingerprints(runs: Sequence[JudgedRun]) -> dict[str, dict[str, Any]]:
+    return {run.run_id: run.fingerprint for run in runs}
 
 
 def top_rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -197,8 +262,8 @@ def _reduce(joined: JoinedRun, run: RunFolder, headline: int) -> JudgedRun:
         top5=_top5(predictions),
         constant=constant,
         truth={name: _mean_present(predictions.truth[name]) for name in TRUTH_COLUMNS},
-        still_share=(predictions.truth["distinct_frames"] == 1).mean(axis=1),
-        identical=identical_conditions(predictions.clip_keys),
+        still_share=_still_share(predictions.truth["distinct_frames"]),
+        identical=_identical(predictions.clip_keys),
         concentration=_concentration(predictions),
         # A view would keep the scores of all conditions alive.
         headline_scores=predictions.scores[headline].copy(),
@@ -210,7 +275,72 @@ def _reduce(joined: JoinedRun, run: RunFolder, headline: int) -> JudgedRun:
         training=joined.training,
         run_ids=joined.run_ids,
         weights=joined.weights,
+        origin=predictions.origin,
     )
+
+
+def _reduce_counts(counts: ClassCounts, run: RunFolder) -> JudgedRun:
+    """A run of which only counts are known: `correct` has as many right samples in each class."""
+    cells, samples = len(counts.conditions), int(counts.counts.sum())
+    unknown = np.full(cells, np.nan)
+    return JudgedRun(
+        run_id=counts.run_id,
+        entry=counts.entry,
+        seed=counts.seed,
+        correct=pseudo_samples(counts).correct,
+        top5=None,
+        constant=None,
+        truth=dict.fromkeys(TRUTH_COLUMNS, unknown),
+        still_share=unknown,
+        identical=[[] for _ in range(cells)],
+        concentration=None,
+        headline_scores=np.empty((samples, 0), dtype=np.float32),
+        temperature_N=np.full(samples, np.nan),
+        ceiling={},
+        fingerprint=counts.fingerprint,
+        cost={},
+        info=run.info(),
+        training={},
+        run_ids=[counts.run_id],
+        weights=[None],
+        origin=counts.origin,
+    )
+
+
+def _shell_of(counts: ClassCounts) -> RunPredictions:
+    """Counts as predictions without scores, whose samples are made up and whose groups are
+    classes."""
+    made = pseudo_samples(counts)
+    return RunPredictions(
+        run_id=counts.run_id,
+        entry=counts.entry,
+        seed=counts.seed,
+        conditions=counts.conditions,
+        classes=counts.classes,
+        sample_ids=made.ids,
+        groups=np.array(counts.classes, dtype=str)[made.labels],
+        labels=made.labels,
+        scores=np.empty(0),
+        truth={},
+        clip_keys=np.empty(0),
+        fingerprint=counts.fingerprint,
+        cost={},
+        ceiling={},
+        origin=counts.origin,
+    )
+
+
+def _still_share(distinct_frames: np.ndarray) -> np.ndarray:
+    """Share of samples with a single distinct frame [C]; NaN where no frame was counted."""
+    share = (distinct_frames == 1).mean(axis=1)
+    return np.where(np.isfinite(distinct_frames).any(axis=1), share, np.nan)
+
+
+def _identical(clip_keys: np.ndarray) -> list[list[int]]:
+    """Conditions that show the identical clips; none where the clips are not known."""
+    if any(key is None for key in clip_keys[:, 0]):
+        return [[] for _ in clip_keys]
+    return identical_conditions(clip_keys)
 
 
 def _concentration(predictions: RunPredictions) -> np.ndarray | None:
@@ -252,10 +382,3 @@ def _mean_present(values: np.ndarray) -> np.ndarray:
 def _without_scores(predictions: RunPredictions) -> RunPredictions:
     """The same without the large tables, so that the first run's scores do not stay in memory."""
     return replace(predictions, scores=np.empty(0), clip_keys=np.empty(0), truth={})
-
-
-def _shown(ids: Sequence[str] | np.ndarray) -> str:
-    if len(ids) == 0:
-        return "none"
-    more = f" and {len(ids) - SHOWN_IDS} more" if len(ids) > SHOWN_IDS else ""
-    return ", ".join(repr(str(name)) for name in ids[:SHOWN_IDS]) + more

@@ -12,7 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from regatta.analysis.bootstrap import EXACT_FLOAT32, Bootstrap, Interval, tally_by_group
+from regatta.analysis.bootstrap import (
+    EXACT_FLOAT32,
+    Bootstrap,
+    Interval,
+    Statistic,
+    tally_by_group,
+)
 from regatta.core.seeds import stream
 
 EXACT_GROUPS = 14
@@ -20,7 +26,10 @@ EXACT_GROUPS = 14
 
 BLOCK_ROWS = 2048
 
-Verdict = Literal["ahead", "behind", "equivalent", "undecided", "identical"]
+NO_SPREAD = 1e-12
+"""A standard error up to here is rounding: every replicate gave the same value."""
+
+Verdict = Literal["ahead", "behind", "equivalent", "few-seeds", "undecided", "identical"]
 
 
 @dataclass(frozen=True)
@@ -100,12 +109,35 @@ def cochran_q(correct: np.ndarray) -> dict[str, Any]:
 
 
 def adjust(p_values: Sequence[float], correction: str) -> list[float]:
-    """p-values corrected over their family by `holm`, `bonferroni` or `none`."""
+    """p-values corrected over their family; see `family_correction` for `tukey`.
+
+    Args:
+        correction: holm, bonferroni, bh (Benjamini and Hochberg 1995), tukey or none.
+    """
     if correction == "none" or len(p_values) == 0:
         return [float(p) for p in p_values]
     from statsmodels.stats.multitest import multipletests
 
-    return np.asarray(multipletests(list(p_values), method=correction)[1]).tolist()
+    used = family_correction(correction)
+    method = {"bh": "fdr_bh"}.get(used, used)
+    return np.asarray(multipletests(list(p_values), method=method)[1]).tolist()
+
+
+def family_correction(correction: str) -> str:
+    """What corrects a family other than all pairs of entries: Tukey's method is for those only."""
+    return "holm" if correction == "tukey" else correction
+
+
+def tukey_p(statistic: np.ndarray, *, entries: int, freedom: np.ndarray) -> np.ndarray:
+    """p-values of Student statistics [M] of pairs among `entries` means, over all their pairs.
+
+    The studentized range (Tukey 1953) with the standard error of each pair by itself (Games and
+    Howell 1976). Two entries: the two-sided t test.
+    """
+    from scipy.stats import studentized_range
+
+    found = studentized_range.sf(np.sqrt(2) * np.abs(statistic), entries, freedom)
+    return np.clip(found, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -148,6 +180,8 @@ class PairedData:
     """Per entry: bool [S, C, N]."""
     groups: np.ndarray
     """[N]."""
+    knows_samples: bool = True
+    """False where only the counts of each group are known, not which samples were right."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +197,9 @@ def compare_pairs(
     data: PairedData, bootstrap: Bootstrap, columns: list[np.ndarray], settings: PairSettings
 ) -> list[list[Pair]]:
     """All pairs of entries on each column; the p-values of all of them are one family.
+
+    With the correction `tukey` each column is a family, and p_adjusted comes from the clustered
+    standard errors; p_value stays that of the sign flips.
 
     Args:
         columns: weights [C] over conditions, each all 0 and 1: one condition, or several whose
@@ -180,7 +217,11 @@ def compare_pairs(
     if bootstrap.groups > 1:
         test = sign_flip_test(flipped, replicates=settings.replicates, seed=settings.seed)
     raw = test.p_value.tolist() if test else [None] * flipped.shape[1]
-    adjusted = adjust(raw, settings.correction) if test else raw
+    adjusted = raw
+    if test and settings.correction == "tukey":
+        adjusted = _tukey_adjusted(bootstrap, pairs, weights_CM, test.p_value)
+    elif test:
+        adjusted = adjust(raw, settings.correction)
     method = test.method if test else "not available: a single group"
     found = []
     for number, (i, j) in enumerate(pairs):
@@ -191,6 +232,33 @@ def compare_pairs(
             )
         )
     return [list(column) for column in zip(*found, strict=True)]
+
+
+def difference_of(i: int, j: int, weights_CM: np.ndarray) -> Statistic:
+    """Accuracy of entry `i` minus that of `j`, the weighted mean of each column [..., M]."""
+    share = weights_CM / weights_CM.sum(axis=0)
+    return lambda accuracy: (accuracy[..., i, :] - accuracy[..., j, :]) @ share
+
+
+def _tukey_adjusted(
+    bootstrap: Bootstrap, pairs: list[tuple[int, int]], weights_CM: np.ndarray, raw: np.ndarray
+) -> list[float]:
+    """Tukey's p-values, pairs outermost as in `raw` [pairs * M].
+
+    Where no replicate differs there is no standard error: Bonferroni over the column's sign flips.
+    """
+    found = np.minimum(1.0, len(pairs) * raw).reshape(len(pairs), -1)
+    for number, (i, j) in enumerate(pairs):
+        statistic = difference_of(i, j, weights_CM)
+        spread = bootstrap.spread(statistic, entries=(i, j))
+        assert spread is not None, "raw p-values need two groups"
+        error = spread.standard_error
+        known = error > NO_SPREAD
+        student = statistic(bootstrap.observed)[known] / error[known]
+        found[number, known] = tukey_p(
+            student, entries=len(bootstrap.seeds), freedom=spread.freedom[known]
+        )
+    return found.ravel().tolist()
 
 
 def _pairs_of(
@@ -205,17 +273,14 @@ def _pairs_of(
     settings: PairSettings,
 ) -> list[Pair]:
     """The pair (i, j) on every column."""
-    share = weights_CM / weights_CM.sum(axis=0)
-
-    def difference(accuracy: np.ndarray) -> np.ndarray:
-        return (accuracy[..., i, :] - accuracy[..., j, :]) @ share
-
+    difference = difference_of(i, j, weights_CM)
     alpha = 1 - bootstrap.confidence
     wide = bootstrap.intervals(difference, entries=(i, j), collapse="difference")
     narrow = bootstrap.intervals(
         difference, entries=(i, j), collapse="difference", confidence=1 - 2 * alpha
     )
-    same = _same_answers(data.correct[i], data.correct[j], weights_CM)
+    held = bootstrap.with_seeds_fixed().intervals(difference, entries=(i, j), collapse="difference")
+    same = _same_answers(data.correct[i], data.correct[j], weights_CM) & data.knows_samples
     pairs = []
     for m, interval in enumerate(wide):
         equivalent = inside(narrow[m], settings.margin)
@@ -229,7 +294,14 @@ def _pairs_of(
                 adjusted[m],
                 method,
                 bool(same[m]),
-                decide(interval, adjusted[m], alpha, equivalent, bool(same[m])),
+                decide(
+                    interval,
+                    adjusted[m],
+                    alpha,
+                    equivalent,
+                    bool(same[m]),
+                    seeds_fixed=held[m],
+                ),
                 equivalent,
             )
         )
@@ -258,12 +330,26 @@ def inside(interval: Interval, margin: float) -> bool:
 
 
 def decide(
-    interval: Interval, p_adjusted: float | None, alpha: float, equivalent: bool, same: bool
+    interval: Interval,
+    p_adjusted: float | None,
+    alpha: float,
+    equivalent: bool,
+    same: bool,
+    *,
+    seeds_fixed: Interval | None = None,
 ) -> Verdict:
-    """Ahead needs both: the corrected test, and an interval (with the seeds in it) without 0."""
+    """Ahead needs both: the corrected test, and an interval (with the seeds in it) without 0.
+
+    few-seeds: on these very seeds one is ahead, by the test and by `seeds_fixed`, the interval that
+    takes them for all there are; only their spread keeps the answer open.
+    """
     estimate = interval.estimate or 0.0
-    if p_adjusted is not None and p_adjusted < alpha and interval.excludes_zero:
+    significant = p_adjusted is not None and p_adjusted < alpha
+    if significant and interval.excludes_zero:
         return "ahead" if estimate > 0 else "behind"
     if same:
         return "identical"
-    return "equivalent" if equivalent else "undecided"
+    if equivalent:
+        return "equivalent"
+    held = seeds_fixed is not None and seeds_fixed.excludes_zero and not interval.excludes_zero
+    return "few-seeds" if significant and held else "undecided"

@@ -33,6 +33,7 @@ def pairs_section(judged: JudgedStudy, bootstrap: Bootstrap, headline: int) -> d
         judged.entries,
         [np.stack([run.correct for run in judged.runs_of(e)]) for e in judged.entries],
         judged.groups,
+        knows_samples=judged.unit == "sample",
     )
     margin = settings.equivalence_margin_points / 100
     how = PairSettings(settings.correction, margin, settings.replicates, settings.seed)
@@ -57,7 +58,7 @@ def pairs_section(judged: JudgedStudy, bootstrap: Bootstrap, headline: int) -> d
         "family_sizes": {
             "headline": len(at_headline),
             "average": len(on_average),
-            "by_condition": len(at_headline) * cells,
+            "by_condition": len(at_headline) * (1 if settings.correction == "tukey" else cells),
         },
     }
 
@@ -69,12 +70,16 @@ def _pair_row(judged: JudgedStudy, bootstrap: Bootstrap, pair: Pair) -> dict[str
         groups=bootstrap.groups,
         seeds=seeds,
         margin_points=judged.study.compare.equivalence_margin_points,
+        group_word=judged.group_word,
     )
     return {**pair.as_dict(), "sentence": sentence}
 
 
 def _mcnemar(judged: JudgedStudy, pair: Pair, condition: int) -> list[dict[str, Any]]:
-    """Per seed that both entries have: exact McNemar with the discordant counts."""
+    """Per seed that both entries have: exact McNemar with the discordant counts. None where it is
+    not known which samples were right."""
+    if judged.unit == "class":
+        return []
     second = {run.seed: run for run in judged.runs_of(pair.second)}
     return [
         {"seed": run.seed, **mcnemar(run.correct[condition], second[run.seed].correct[condition])}
@@ -84,8 +89,10 @@ def _mcnemar(judged: JudgedStudy, pair: Pair, condition: int) -> list[dict[str, 
 
 
 def _cochran(judged: JudgedStudy, condition: int) -> list[dict[str, Any]]:
-    """Per seed that all of three or more entries have: Cochran's Q."""
+    """Per seed that all of three or more entries have: Cochran's Q; none without samples."""
     found = []
+    if judged.unit == "class":
+        return found
     for seed in judged.study.seeds:
         runs = [run for run in judged.runs if run.seed == seed]
         if len(runs) == len(judged.entries) > 2:

@@ -46,7 +46,11 @@ def contrast_methods(section: dict[str, Any] | None) -> str:
     """How conditions were set against each other, with the rule behind the readings."""
     if section is None:
         return ""
-    corrections = {"holm": "corrected by Holm's method", "bonferroni": "Bonferroni-corrected"}
+    corrections = {
+        "holm": "corrected by Holm's method",
+        "bonferroni": "Bonferroni-corrected",
+        "bh": "corrected by Benjamini and Hochberg's procedure for the false discovery rate",
+    }
     how = corrections.get(section["correction"], "not corrected")
     return (
         "Within each model, conditions were contrasted on the same samples, with the same "
@@ -159,7 +163,13 @@ def _sliding(options: dict[str, Any], conditions: Sequence[Condition]) -> str:
     )
 
 
+def _imported(options: dict[str, Any], conditions: Sequence[Condition]) -> str:
+    _ = options, conditions
+    return "The predictions were imported; how the models were shown the samples is not known here."
+
+
 WORDS: dict[str, Callable[[dict[str, Any], Sequence[Condition]], str]] = {
+    "imported": _imported,
     "plain": _plain,
     "temporal-grid": _grid,
     "temporal-grid-legacy": _legacy,

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from regatta.analysis.bootstrap import Bootstrap
+from regatta.analysis.bootstrap import Bootstrap, Interval
 from regatta.analysis.published import nearest_value
 from regatta.records.predictions import Condition
 
@@ -90,6 +91,10 @@ def frame_curve(bootstrap: Bootstrap, distinct_frames: np.ndarray, entry: int) -
         range of budgets divided by that range: the mean accuracy over budgets), critical_frames
         (smallest budget with a condition that reaches 95 % of the best).
     """
+    if not np.isfinite(distinct_frames).all():
+        nothing = Interval(None, note="the number of distinct frames is not known")
+        unknown: dict[str, Any] = {"points": [], "area": None, "note": nothing.note}
+        return unknown | {"critical_frames": nothing.as_dict()}
     budgets, place = np.unique(np.round(distinct_frames, 9), return_inverse=True)
     averaging = np.equal.outer(np.arange(len(budgets)), place)
     averaging = averaging / averaging.sum(axis=1, keepdims=True)
@@ -222,8 +227,9 @@ def identical_conditions(clip_keys: np.ndarray) -> list[list[int]]:
     Args:
         clip_keys: [C, N], equal keys of one sample = the same frames.
     """
-    codes = np.unique(clip_keys.astype(str), return_inverse=True)[1].reshape(clip_keys.shape)
-    members = np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)
+    # Equal keys are found by their hash: sorting 25 x 12,000 of them takes half a second per run.
+    codes = pd.factorize(clip_keys.reshape(-1))[0].reshape(clip_keys.shape)
+    members = pd.factorize(np.array([row.tobytes() for row in codes], dtype=object))[0]
     return [
         [other for other in np.flatnonzero(members == members[c]).tolist() if other != c]
         for c in range(len(clip_keys))

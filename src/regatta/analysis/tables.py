@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Cannot be written as UTF-8; a name from JSON may hold one."""
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 RESULT_COLUMNS = (
     "accuracy",
@@ -61,11 +65,16 @@ def csv_cell(value: Any) -> Any:
         value = " ".join(str(item) for item in value)
     if isinstance(value, str):
         # A bare carriage return is not quoted by the writer and would break the row for readers.
-        text = value.replace("\r", " ")
+        text = LONE_SURROGATE.sub("\ufffd", value.replace("\r", " "))
         return f"'{text}" if value.startswith(FORMULA_STARTS) else text
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return int(value)
     return value
+
+
+def plain_line(text: str) -> str:
+    """`text` on one line, without characters that steer a terminal or reverse the reading order."""
+    return UNPRINTABLE.sub("\ufffd", " ".join(text.split()))
 
 
 def with_column(text: str, name: str, value: str) -> str:

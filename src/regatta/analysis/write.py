@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from regatta.analysis import tables
+from regatta.analysis.agreement import agreement_files
+from regatta.analysis.blocks import friedman_files
 from regatta.analysis.class_tables import class_files
+from regatta.analysis.crossover import crossover_files
+from regatta.analysis.ensemble import ensemble_files
+from regatta.analysis.factorial import factor_files
+from regatta.analysis.hard_samples import hard_sample_files
+from regatta.analysis.pareto import pareto_files
+from regatta.analysis.power import power_files
 from regatta.analysis.sensor_tables import sensor_files
+from regatta.analysis.stability import stability_files
 from regatta.analysis.unknown import unknown_files
 from regatta.core.errors import RecordError
 from regatta.core.files import path_under, read_json, write_json, write_text
@@ -38,6 +47,15 @@ def write_results(folder: StudyFolder, comparison: dict[str, Any]) -> dict[str, 
         **class_files(comparison["classification"]),
         **sensor_files(comparison["sensor"]),
         **unknown_files(comparison["unknown"]),
+        **power_files(comparison["power"]),
+        **agreement_files(comparison["agreement"]),
+        **ensemble_files(comparison["ensemble"]),
+        **pareto_files(comparison["pareto"]),
+        **factor_files(comparison["factors"]),
+        **friedman_files(comparison["friedman"]),
+        **stability_files(comparison["stability"]),
+        **crossover_files(comparison["crossover"]),
+        **hard_sample_files(comparison["hard_samples"]),
     }
     if comparison["study"]["is_leaky"]:
         contents = {name: _marked_leaky(content, name) for name, content in contents.items()}

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from regatta.cli.arguments import RUNS, AsJson, Overrides, Runs, StudyFile
+from regatta.config.expand import RunSpec
 from regatta.config.schema import Study
 from regatta.core.errors import ConfigError, EnvironmentFault
 
@@ -21,6 +22,7 @@ def check(
 ) -> None:
     """Validate a study file and show its runs, devices and space; starts nothing, writes
     nothing."""
+    from regatta.cli.choose import check_trained_here
     from regatta.config.load import dump_study, load_study
     from regatta.evaluation.protocols import check_protocol
     from regatta.orchestrate.devices import this_machine
@@ -28,6 +30,7 @@ def check(
     from regatta.records.run_folder import StudyFolder, check_ours
 
     study = load_study(study_file, overrides)
+    check_trained_here(study)
     check_protocol(study)
     check_data_folder(study)
     check_checkpoint_folders(study)
@@ -107,7 +110,7 @@ def check_checkpoint_folders(study: Study) -> None:
 
 def _sharing(study: Study, *, places: int) -> str:
     """What `launch.share` will do here."""
-    entries = len(study.entries)
+    entries = len(study.trained_entries)
     if min(places, entries) < 2:
         return "launch.share: no two runs of a seed train at the same time, so nothing is shared"
     return (
@@ -128,7 +131,7 @@ def _facts(study: Any, runs: Path) -> dict[str, Any]:
     place = existing_parent(folder.path)
     machine = this_machine(study.launch)
     launch = start_together(study, machine)
-    most = max(machine.cores, len(study.entries))
+    most = max(machine.cores, len(study.trained_entries))
     return {
         "study": study.name,
         "runs": [
@@ -136,7 +139,7 @@ def _facts(study: Any, runs: Path) -> dict[str, Any]:
                 "run_id": spec.run_id,
                 "entry": spec.entry.name,
                 "seed": spec.seed,
-                "state": _state(folder, spec.run_id, protocol),
+                "state": _state(folder, spec, protocol),
             }
             for spec in expand_study(study)
         ],
@@ -147,8 +150,10 @@ def _facts(study: Any, runs: Path) -> dict[str, Any]:
     }
 
 
-def _state(folder: Any, run_id: str, protocol: str) -> str:
-    run = folder.run(run_id)
+def _state(folder: Any, spec: RunSpec, protocol: str) -> str:
+    run = folder.run(spec.run_id)
+    if spec.entry.is_imported:
+        return "imported" if run.is_judged(protocol) else "not imported"
     if run.is_trained() and run.is_judged(protocol):
         return "done already"
     return "trained already, to be judged" if run.is_trained() else "to be trained and judged"

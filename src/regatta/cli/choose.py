@@ -14,7 +14,7 @@ from typing import Any
 
 from regatta.cli.arguments import find_study, study_folders
 from regatta.cli.flags import ALL_MODELS, Flags
-from regatta.config.expand import RunSpec, expand_study
+from regatta.config.expand import RunSpec, trained_runs
 from regatta.config.load import (
     apply_override,
     entry_by_name,
@@ -44,13 +44,13 @@ class Chosen:
     @property
     def specs(self) -> list[RunSpec]:
         """The runs that this launch works on."""
-        return [spec for spec in expand_study(self.study) if spec.entry.name in self.entries]
+        return [spec for spec in trained_runs(self.study) if spec.entry.name in self.entries]
 
     @property
     def left_out(self) -> frozenset[str]:
         """Ids of the runs that this launch leaves alone."""
         mine = {spec.run_id for spec in self.specs}
-        return frozenset(s.run_id for s in expand_study(self.study) if s.run_id not in mine)
+        return frozenset(s.run_id for s in trained_runs(self.study) if s.run_id not in mine)
 
 
 def choose_study(target: Path | None, flags: Flags, runs: Path, *, may_build: bool) -> Chosen:
@@ -81,7 +81,9 @@ def choose_study(target: Path | None, flags: Flags, runs: Path, *, may_build: bo
         if _protocol(content) != before:
             _forget_protocol(content)
     study = study_from_mapping(content, where=path if path.is_file() else "the command line")
-    return Chosen(study, runs_root, _chosen_entries(study, models))
+    entries = _chosen_entries(study, models)
+    check_trained_here(study, entries)
+    return Chosen(study, runs_root, entries)
 
 
 def _file_of(target: Path, runs: Path) -> tuple[Path, Path]:
@@ -208,9 +210,28 @@ def _protocol(content: dict[str, Any]) -> str | None:
 def _chosen_entries(study: Study, models: Sequence[str]) -> tuple[str, ...]:
     """Names of the named entries; all without a name. `--set entries=` may have dropped some."""
     if not models:
-        return tuple(entry.name for entry in study.entries)
+        return tuple(entry.name for entry in study.trained_entries)
     content = study.model_dump(mode="json")
     return tuple(dict.fromkeys(n for model in models for n in _entries_of(content, model)))
+
+
+def check_trained_here(study: Study, entries: Sequence[str] = ()) -> None:
+    """ConfigError when there is nothing to train or judge, or what was imported is to be."""
+    trained = [entry.name for entry in study.trained_entries]
+    if not trained:
+        raise ConfigError(
+            f"the study '{study.name}' holds imported predictions only: there is nothing to train "
+            "and nothing to judge",
+            where=", ".join(entry.name for entry in study.entries),
+            hint=f"compare what it holds with: regatta compare {study.name}",
+        )
+    imported = [name for name in entries if name not in trained]
+    if imported:
+        raise ConfigError(
+            f"{', '.join(imported)} was imported: it is never trained and never judged here",
+            where="--model",
+            hint=f"name other entries: {', '.join(trained)}",
+        )
 
 
 def check_trained(chosen: Chosen, *, named: bool) -> None:
@@ -246,7 +267,7 @@ def runs_that_leave(chosen: Chosen) -> dict[str, list[str]]:
     if not folder.study_yaml.is_file():
         return {}
     before = folder.study()
-    now = {(spec.entry.name, spec.seed): spec for spec in expand_study(chosen.study)}
+    now = {(spec.entry.name, spec.seed): spec for spec in trained_runs(chosen.study)}
     return {
         spec.run_id: _differences(_settings(before, spec), _settings(chosen.study, new))
         for spec, run in folder.runs()
@@ -280,6 +301,7 @@ def notes_on(chosen: Chosen, *, trains: bool, ranks: int) -> list[str]:
             f"{chosen.study.name}: other settings than before ({told}), so {len(leaving)} runs "
             f"that have begun are no part of it now: {', '.join(leaving)}; their folders stay"
         )
+    notes += _imports_that_leave(chosen)
     untrained = [s for s in chosen.specs if not chosen.folder.run(s.run_id).is_trained()]
     alone = [s for s in untrained if s.train.parallel in MANY_PROCESSES]
     if trains and alone and not ranks and chosen.study.launch.devices <= 1:
@@ -293,6 +315,20 @@ def notes_on(chosen: Chosen, *, trains: bool, ranks: int) -> list[str]:
             "first GPU fills up more; --parallel ddp trains the same faster"
         )
     return notes
+
+
+def _imports_that_leave(chosen: Chosen) -> list[str]:
+    """Imported entries that the study of this launch does not name any more."""
+    if not chosen.folder.study_yaml.is_file():
+        return []
+    kept = {entry.name for entry in chosen.study.entries}
+    before = [e.name for e in chosen.folder.study().entries if e.is_imported]
+    return [
+        f"{chosen.study.name}: {name}, which was imported, is no part of it now; to keep it, add "
+        f"to entries: - {{name: {name}, model: imported}}"
+        for name in before
+        if name not in kept
+    ]
 
 
 def check_ranks(chosen: Chosen, world: int, *, trains_only: bool) -> None:

@@ -27,7 +27,7 @@ def watch(target: Target = None, runs: Runs = RUNS) -> None:
                 break
             time.sleep(WATCH_SECONDS)
         display.message(summary(view))
-        if view.is_over and view.counts.keys() - {"done", "failed"}:
+        if view.is_over and view.counts.keys() - {"done", "failed", "imported"}:
             display.message("go on with: regatta run <study file>")
     finally:
         display.close()

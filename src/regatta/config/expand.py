@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from regatta.config.load import entry_train
+from regatta.config.load import entry_train, imported_seeds
 from regatta.config.schema import DataSection, EntrySection, ProtocolSection, Study, TrainSection
 
 TRAINING_RECORD_VERSION = 2
@@ -41,13 +41,21 @@ class RunSpec:
 
 
 def expand_study(study: Study) -> list[RunSpec]:
-    """All runs in the order entries x seeds x folds; ids are stable over machines and key order."""
+    """All runs in the order entries x seeds x folds; ids are stable over machines and key order.
+
+    An imported entry has a run for every seed that it may have; only some may be there.
+    """
     return [
         _run(study, entry, seed, fold)
         for entry in study.entries
-        for seed in study.seeds
-        for fold in folds_of(study.data)
+        for seed in imported_seeds(study, entry)
+        for fold in ([None] if entry.is_imported else folds_of(study.data))
     ]
+
+
+def trained_runs(study: Study) -> list[RunSpec]:
+    """The runs of `expand_study` that are trained and judged here."""
+    return [spec for spec in expand_study(study) if not spec.entry.is_imported]
 
 
 def folds_of(data: DataSection) -> list[int] | list[None]:
@@ -57,8 +65,12 @@ def folds_of(data: DataSection) -> list[int] | list[None]:
 
 def protocol_id(protocol: ProtocolSection) -> str:
     """Folder name of a protocol's predictions: name and hash of all that changes what is judged."""
-    judged = protocol.model_dump(mode="json", exclude={"motion_samples"})
-    return f"{protocol.name}-{_hash(judged)[:8]}"
+    return f"{protocol.name}-{_hash(judging_settings(protocol))[:8]}"
+
+
+def judging_settings(protocol: ProtocolSection) -> dict[str, Any]:
+    """The settings of a protocol that change what is judged, or how."""
+    return protocol.model_dump(mode="json", exclude={"motion_samples", "film_samples"})
 
 
 def _run(study: Study, entry: EntrySection, seed: int, fold: int | None) -> RunSpec:
@@ -73,6 +85,9 @@ def _run(study: Study, entry: EntrySection, seed: int, fold: int | None) -> RunS
     }
     if fold is not None:
         content["fold"] = fold
+    if entry.is_imported:
+        # No recipe of this study has made it, so none may move it to another folder.
+        content = {"imported": entry.name, "seed": seed}
     digest = _hash(content)
     part = "" if fold is None else f"-fold{fold}"
     return RunSpec(f"{entry.name}-s{seed}{part}-{digest[:8]}", entry, seed, train, digest, fold)

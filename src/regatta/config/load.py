@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from regatta.config.picture_recipe import check_picture_recipe
-from regatta.config.schema import DataSection, EntrySection, Study, TrainSection
+from regatta.config.schema import IMPORTED, DataSection, EntrySection, Study, TrainSection
 from regatta.core.errors import ConfigError
 from regatta.core.registry import MODELS, PROTOCOLS, SOURCES, Registry, nearest, unknown_name
 
@@ -201,13 +201,51 @@ def study_from_mapping(content: dict[str, Any], *, where: object = None) -> Stud
     except ValidationError as error:
         raise config_error(error, Study, where=where) from error
     data, protocol = study.data, study.protocol
-    _check_name(SOURCES, data.source, data.options, f"{where}: data", {"root", "split", "seed"})
-    _check_name(PROTOCOLS, protocol.name, protocol.options, f"{where}: protocol", set())
-    for entry in study.entries:
+    _check_imported(study, where)
+    if data.source != IMPORTED:
+        _check_name(SOURCES, data.source, data.options, f"{where}: data", {"root", "split", "seed"})
+        _check_name(PROTOCOLS, protocol.name, protocol.options, f"{where}: protocol", set())
+    for entry in study.trained_entries:
         _check_name(MODELS, entry.model, entry.options, f"{where}: entries.{entry.name}", _FILLED)
         check_picture_recipe(entry, entry_train(study, entry, where=where), where=where)
     _check_kinds(study, where)
     return study
+
+
+def _check_imported(study: Study, where: object) -> None:
+    """ConfigError when what was imported is asked to be trained, judged or set."""
+    named = {"data.source": study.data.source, "protocol.name": study.protocol.name}
+    imported = [key for key, name in named.items() if name == IMPORTED]
+    if imported and (len(imported) == 1 or study.trained_entries):
+        raise ConfigError(
+            f"'{IMPORTED}' stands for predictions that were made elsewhere: there are no samples "
+            "to train on and nothing to judge",
+            where=f"{where}: {imported[0]}",
+            hint="name a source and a protocol of regatta ls; predictions are added with: "
+            "regatta compare --import FILE",
+        )
+    for entry in study.entries:
+        if entry.is_imported and (set(entry.options) - {"seeds"} or entry.train):
+            raise ConfigError(
+                "an imported entry is not trained here: it takes no settings but options.seeds",
+                where=f"{where}: entries.{entry.name}",
+                hint=f"- {{name: {entry.name}, model: {IMPORTED}}}",
+            )
+        imported_seeds(study, entry, where=where)
+
+
+def imported_seeds(study: Study, entry: EntrySection, *, where: object = None) -> list[int]:
+    """Seeds that an entry may have: those of the study, or the imported entry's own."""
+    if not entry.is_imported or "seeds" not in entry.options:
+        return study.seeds
+    seeds = entry.options["seeds"]
+    known = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not known or not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(
+            f"seeds are a list of distinct whole numbers, not {seeds!r:.60}",
+            where=f"{where}: entries.{entry.name}.options.seeds",
+        )
+    return seeds
 
 
 def _check_kinds(study: Study, where: object) -> None:
@@ -227,7 +265,7 @@ def _check_kinds(study: Study, where: object) -> None:
             where=f"{where}: data.unknown_classes",
             hint="leave it out",
         )
-    for entry in study.entries:
+    for entry in study.trained_entries:
         model = MODELS.listed.get(entry.model)
         if model is not None and model.kind != source.kind:
             fitting = [name for name, item in MODELS.listed.items() if item.kind == source.kind]

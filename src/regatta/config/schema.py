@@ -20,6 +20,9 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 MANY_PROCESSES = ("ddp", "fsdp")
 """Values of `train.parallel` with which several processes share one run."""
+IMPORTED = "imported"
+"""The model of an entry whose predictions were made elsewhere and imported; also the source and the
+protocol of a study that has no other entries."""
 
 
 class Section(BaseModel):
@@ -222,6 +225,11 @@ class EntrySection(Section):
             return {**value, "name": value["model"]}
         return value
 
+    @property
+    def is_imported(self) -> bool:
+        """Whether its predictions come from elsewhere: it is never trained and never judged."""
+        return self.model == IMPORTED
+
 
 class ProtocolSection(Section):
     """How every entry is judged."""
@@ -239,6 +247,9 @@ class ProtocolSection(Section):
     resize: Literal["crop", "squash"] = "crop"
     motion_samples: int = Field(default=4, ge=0)
     """Samples per class whose motion spectrum is measured beside a temporal protocol; 0 = none."""
+    film_samples: int = Field(default=4, ge=0, le=16)
+    """Videos whose pictures are kept, as the models saw them, for the film-strips of the report:
+    one of each class in a seeded order; 0 = none."""
     options: dict[str, Any] = {}
     """Settings of the protocol itself; see `regatta ls protocols`."""
 
@@ -248,11 +259,19 @@ class CompareSection(Section):
 
     replicates: int = Field(default=10_000, ge=100)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    correction: Literal["holm", "bonferroni", "none"] = "holm"
+    correction: Literal["holm", "bonferroni", "bh", "tukey", "none"] = "holm"
+    """Of p-values over their family. bh (Benjamini and Hochberg) bounds the share of false claims,
+    not the chance of any; tukey is for pairs of entries at one condition, other families: holm."""
     equivalence_margin_points: float = Field(default=1.0, gt=0)
     condition: str = "reference"
     """Condition of the headline verdict; `reference` = the protocol's own."""
     seed: int = Field(default=0, ge=0)
+    tuning_trials: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """How many recipes were tried for an entry before this one was settled on, by entry name, as
+    the study's author states it; for the budget ledger."""
+    mix_protocols: bool = False
+    """Let predictions meet that were judged differently, or nobody knows how (imported ones); every
+    difference is then named beside the verdict."""
 
 
 class LaunchSection(Section):
@@ -326,6 +345,11 @@ class Study(Section):
     launch: LaunchSection = LaunchSection()
     profile: ProfileSection = ProfileSection()
 
+    @property
+    def trained_entries(self) -> list[EntrySection]:
+        """Entries that are trained and judged here; the others were imported."""
+        return [entry for entry in self.entries if not entry.is_imported]
+
     @model_validator(mode="before")
     @classmethod
     def _several_devices(cls, value: Any) -> Any:
@@ -351,6 +375,14 @@ class Study(Section):
         if twice:
             raise ValueError(f"entry names must differ; used twice: {', '.join(twice)}")
         return entries
+
+    @model_validator(mode="after")
+    def _trials_of_known_entries(self) -> Study:
+        names = {entry.name for entry in self.entries}
+        unknown = sorted(set(self.compare.tuning_trials) - names)
+        if unknown:
+            raise ValueError(f"compare.tuning_trials names no entry: {', '.join(unknown)}")
+        return self
 
     @field_validator("seeds")
     @classmethod

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from regatta.config.expand import RunSpec, expand_study, protocol_id
+from regatta.config.expand import RunSpec, expand_study, protocol_id, trained_runs
 from regatta.config.schema import LaunchSection, Study
 from regatta.core.errors import ConfigError, DeviceError, RecordError
 from regatta.core.extras import check_trackers
@@ -129,7 +129,7 @@ def plan_study(
         ConfigError: launch and train sections contradict each other.
         MissingExtraError: a tracker of `launch.track` is not installed.
     """
-    runs = [(spec, folder.run(spec.run_id)) for spec in expand_study(study)]
+    runs = [(spec, folder.run(spec.run_id)) for spec in trained_runs(study)]
     prepare = [] if is_prepared(folder, study) else [_prepare_task(folder, worker_command)]
     needs = tuple(task.id for task in prepare)
     untrained = [pair for pair in runs if not pair[1].is_trained() and pair[0].run_id not in skip]
@@ -163,7 +163,7 @@ def fit_to_machine(study: Study, machine: Machine) -> Study:
     Raises:
         DeviceError: `dp` and fewer than two GPUs.
     """
-    if all(spec.train.parallel != "dp" for spec in expand_study(study)):
+    if all(spec.train.parallel != "dp" for spec in trained_runs(study)):
         return study
     gpus = choose_gpus(machine, study.launch) if study.launch.device != "cpu" else ()
     if len(gpus) < 2:
@@ -185,7 +185,7 @@ def start_together(study: Study, machine: Machine) -> LaunchSection:
     launch = study.launch
     if not launch.share or launch.max_parallel or choose_gpus(machine, launch):
         return launch
-    places = max(len(study.entries), machine.cores // max(1, int(launch.devices)))
+    places = max(len(study.trained_entries), machine.cores // max(1, int(launch.devices)))
     return launch.model_copy(update={"max_parallel": places})
 
 
@@ -200,7 +200,7 @@ def is_prepared(folder: StudyFolder, study: Study) -> bool:
         )
     counted = facts.get("short_clips")
     # Which clips are too short depends on the longest clip that any entry takes.
-    knows_entries = counted is None or {entry.name for entry in study.entries} <= set(counted)
+    knows_entries = counted is None or {e.name for e in study.trained_entries} <= set(counted)
     return knows_entries and facts.get("settings") == study.data.model_dump(mode="json")
 
 

@@ -102,12 +102,23 @@ class StudyReader:
             self._reread_study()
             supervisor = holder(self.folder.lease)
             supervised = supervisor.is_alive() if supervisor else False
-            runs = tuple(self._view(spec, run, supervised, curves) for spec, run in self._runs)
+            runs = tuple(
+                self._view(spec, run, supervised, curves)
+                for spec, run in self._runs
+                if self._is_shown(spec, run)
+            )
         except RegattaError as error:
             return StudyView(name, path, problem=str(error))
         page = self.folder.report / "report.html"
         report = page if page.is_file() else None
         return StudyView(name, path, runs, supervisor, supervised, report, data=self._data())
+
+    def _is_shown(self, spec: RunSpec, run: RunFolder) -> bool:
+        """A seed that was not imported is none of an imported entry, unless it has no other."""
+        if not spec.entry.is_imported or run.is_judged(self._protocol):
+            return True
+        mine = [(other, its) for other, its in self._runs if other.entry.name == spec.entry.name]
+        return mine[0][0] == spec and not any(its.is_judged(self._protocol) for _, its in mine)
 
     def _data(self) -> RunView | None:
         status = observed(read_status(self.folder.prepare_status))
@@ -125,6 +136,10 @@ class StudyReader:
     def _view(
         self, spec: RunSpec, run: RunFolder, supervised: bool | None, curves: bool
     ) -> RunView:
+        if spec.entry.is_imported:
+            status = imported_status(run, self._protocol, entry=spec.entry.name)
+            judged = status.state == "imported"
+            return RunView(spec.run_id, spec.entry.name, spec.seed, status, False, judged)
         curve = self._curves.setdefault(run.run_id, _Curve(run.metrics)) if curves else None
         judged = run.is_judged(self._protocol)
         return RunView(
@@ -161,6 +176,18 @@ def truthful(status: Status, run: RunFolder, *, judged: bool, supervised: bool |
     if status.state == "queued" and supervised is False:
         return replace(status, state=resting_state(run), phase=next_phase(run))
     return status
+
+
+def imported_status(run: RunFolder, protocol: str, *, entry: str) -> Status:
+    """The state of a run whose predictions come from elsewhere; it has no status file."""
+    if run.is_judged(protocol):
+        return Status(state="imported")
+    return Status(
+        state="pending",
+        cause="not imported",
+        message="nothing was imported under this protocol",
+        next_step=f"regatta compare {run.path.parent.parent} --import {entry}=FILE",
+    )
 
 
 def study_json(view: StudyView) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
-from regatta.config.expand import expand_study
+from regatta.config.expand import trained_runs
 from regatta.config.schema import LaunchSection, Study
 from regatta.core.registry import unknown_name
 from regatta.core.signals import StopFlag
@@ -74,7 +74,7 @@ def run_study(
         echo(text)
 
     with study_lease(folder.lease):
-        specs = expand_study(study)
+        specs = trained_runs(study)
         known = [spec.run_id for spec in specs]
         for run_id in restart:
             if run_id not in known:

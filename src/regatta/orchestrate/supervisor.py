@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 
-from regatta.config.expand import expand_study, protocol_id
+from regatta.config.expand import protocol_id, trained_runs
 from regatta.config.schema import Study
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.causes import STOPPED_CODES, Failure, diagnose
@@ -55,7 +55,7 @@ class Supervisor:
         self._folder, self._study, self._launcher = folder, study, launcher
         self._stop, self._say, self._tick = stop, say, tick
         self._only, self._worker_command = only, worker_command
-        run_ids = [spec.run_id for spec in expand_study(study)]
+        run_ids = [spec.run_id for spec in trained_runs(study)]
         self._runs = [folder.run(run_id) for run_id in run_ids if run_id not in leave_out]
         self._protocol = protocol_id(study.protocol)
         self._given_up: set[str] = set(leave_out)

@@ -20,6 +20,7 @@ PROGRESS_SECONDS = 5.0
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _COLOURS = {
     "done": "green",
+    "imported": "green",
     "failed": "red",
     "lost": "red",
     "running": "cyan",

@@ -7,12 +7,15 @@ with its hash.
 Columns of a part (see `part_schema`): sample_id, group, condition, label, scores (float32 logits,
 one per class; of a condition with several views the logarithm of their mean probabilities, or their
 mean logits), distinct_frames, span_seconds, rate_hz (over the union of all views), pad_share (their
-mean), clip_key (equal keys = the model saw the identical clips).
+mean), clip_key (equal keys = the model saw the identical clips). The last five are null where they
+are not known, as in predictions that were imported.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -69,8 +72,11 @@ def write_part(folder: Path, number: int, columns: dict[str, Any], scores: np.nd
     arrays = {**columns, "scores": pa.FixedSizeListArray.from_arrays(flat, scores.shape[1])}
     schema = part_schema(scores.shape[1])
     table = pa.table({name: arrays[name] for name in schema.names}, schema=schema)
+    # A dictionary of scores, which hardly ever repeat, makes a part half as large again and its
+    # writing four times as slow.
+    repeating = [name for name in schema.names if name != "scores"]
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", use_dictionary=repeating)  # pyright: ignore[reportArgumentType]
     return path
 
 
@@ -78,17 +84,31 @@ def read_part(path: Path) -> tuple[pd.DataFrame, np.ndarray]:
     """One part as (columns without scores, float32 scores [N, K]); RecordError when it is
     damaged."""
     try:
-        table = pq.read_table(path)
-        column = table.column("scores").combine_chunks()
-        classes = table.schema.field("scores").type.list_size
-        scores = np.asarray(column.flatten(), dtype=np.float32).reshape(-1, classes)
-        return table.drop_columns(["scores"]).to_pandas(), scores
-    except (OSError, KeyError, pa.ArrowException, AttributeError) as error:
-        raise RecordError(
-            f"prediction file is damaged: {error}",
-            where=path,
-            hint="delete it and run the study again",
-        ) from error
+        columns, scores = _unpack(path.read_bytes())
+        return columns.to_pandas(), scores
+    except UNREADABLE as error:
+        raise _damaged(path, error) from error
+
+
+UNREADABLE = (OSError, KeyError, ValueError, AttributeError, pa.ArrowException)
+
+
+def _unpack(content: bytes) -> tuple[pa.Table, np.ndarray]:
+    """The bytes of a part as (columns without scores, float32 scores [N, K])."""
+    # Not pq.read_table: finding out about a data set of one small file takes as long as reading it.
+    table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+    classes = table.schema.field("scores").type.list_size
+    flat = table.column("scores").combine_chunks().flatten()
+    scores = np.asarray(flat, dtype=np.float32).reshape(table.num_rows, classes)
+    return table.drop_columns(["scores"]), scores
+
+
+def _damaged(path: Path, error: Exception) -> RecordError:
+    return RecordError(
+        f"prediction file is damaged: {error}",
+        where=path,
+        hint="delete it and run the study again",
+    )
 
 
 def file_hash(path: Path) -> str:
@@ -136,21 +156,39 @@ def write_complete(
     cost: dict[str, Any],
 ) -> None:
     """Mark a run's predictions as whole: every part on disk listed with its hash. Written last."""
-    parts = sorted(folder.glob("part-*.parquet"))
-    write_json(
-        folder / "complete.json",
-        {
-            "parts": {path.name: file_hash(path) for path in parts},
-            "conditions": [
-                {"id": c.id, "axes": c.axes, "is_reference": c.is_reference} for c in conditions
-            ],
-            "classes": classes,
-            "samples": len(sample_ids),
-            "sample_ids_hash": sha256("\n".join(sorted(sample_ids)).encode()).hexdigest(),
-            "fingerprint": fingerprint,
-            "cost": cost,
-        },
+    parts = {path.name: file_hash(path) for path in sorted(folder.glob("part-*.parquet"))}
+    record = complete_record(
+        parts,
+        conditions=conditions,
+        classes=classes,
+        sample_ids=sample_ids,
+        fingerprint=fingerprint,
+        cost=cost,
     )
+    write_json(folder / "complete.json", record)
+
+
+def complete_record(
+    parts: dict[str, str],
+    *,
+    conditions: Sequence[Condition],
+    classes: Sequence[str],
+    sample_ids: Sequence[str],
+    fingerprint: dict[str, Any],
+    cost: dict[str, Any],
+) -> dict[str, Any]:
+    """What `complete.json` holds; `parts` maps the files to their hashes."""
+    return {
+        "parts": parts,
+        "conditions": [
+            {"id": c.id, "axes": c.axes, "is_reference": c.is_reference} for c in conditions
+        ],
+        "classes": list(classes),
+        "samples": len(sample_ids),
+        "sample_ids_hash": sha256("\n".join(sorted(sample_ids)).encode()).hexdigest(),
+        "fingerprint": fingerprint,
+        "cost": cost,
+    }
 
 
 @dataclass(frozen=True)
@@ -176,6 +214,8 @@ class RunPredictions:
     cost: dict[str, Any]
     ceiling: dict[str, float]
     """Oracle accuracy per condition where the source knows it, else empty."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """What an import recorded of its file; empty for predictions that were made here."""
 
     def correct(self) -> np.ndarray:
         """bool [C, N]; the first of equal highest scores wins."""
@@ -197,47 +237,107 @@ def read_run_predictions(folder: Path, *, run_id: str, entry: str, seed: int) ->
             hint="finish it with: regatta run <study file>",
         )
     complete = read_json(marker)
-    frames, scores = [], []
-    for name, digest in complete["parts"].items():
-        path = folder / name
-        if not path.is_file() or file_hash(path) != digest:
-            raise RecordError(
-                "prediction file is missing or was changed",
-                where=path,
-                hint=f"delete it and {marker.name}, then run the study again: only it is redone",
-            )
-        frame, part_scores = read_part(path)
-        frames.append(frame)
-        scores.append(part_scores)
+    if complete.get("unit", "sample") != "sample":
+        raise RecordError(
+            "of this run it is only known how many samples of each class were right", where=folder
+        )
     conditions = [Condition(c["id"], c["axes"], c["is_reference"]) for c in complete["conditions"]]
-    table, flat = pd.concat(frames, ignore_index=True), np.concatenate(scores)
-    shaped = _as_grid(table, [c.id for c in conditions], folder)
-    cells, samples = len(conditions), len(table) // len(conditions)
-    grid = {name: table[name].to_numpy()[shaped].reshape(cells, samples) for name in table.columns}
+    parts = _read_parts(folder, complete["parts"])
+    columns = pa.concat_tables([part for part, _ in parts])
+    ids, places = _grid_places(columns, [c.id for c in conditions], folder)
+    shape = (len(conditions), len(ids))
+    row_at = np.argsort(places)
+    first = columns.take(row_at[: len(ids)])
     return RunPredictions(
         run_id=run_id,
         entry=entry,
         seed=seed,
         conditions=conditions,
         classes=complete["classes"],
-        sample_ids=grid["sample_id"][0].astype(str),
-        groups=grid["group"][0].astype(str),
-        labels=grid["label"][0].astype(np.int64),
-        scores=flat[shaped].reshape(cells, samples, -1),
-        truth={name: grid[name].astype(np.float64) for name in TRUTH_COLUMNS},
-        clip_keys=grid["clip_key"],
+        sample_ids=ids,
+        groups=first["group"].to_numpy().astype(str),
+        labels=first["label"].to_numpy().astype(np.int64),
+        scores=_in_places([scores for _, scores in parts], places, folder).reshape(*shape, -1),
+        truth={
+            name: columns[name].to_numpy().astype(np.float64)[row_at].reshape(shape)
+            for name in TRUTH_COLUMNS
+        },
+        clip_keys=_objects(columns["clip_key"])[row_at].reshape(shape),
         fingerprint=complete["fingerprint"],
         cost=complete["cost"],
-        ceiling=read_json(folder / "ceiling.json") if (folder / "ceiling.json").is_file() else {},
+        ceiling=complete["ceiling"] if "ceiling" in complete else _ceiling(folder),
+        origin=complete.get("import", {}),
     )
 
 
-def _as_grid(table: pd.DataFrame, condition_ids: list[str], where: Path) -> np.ndarray:
-    """Row order condition-major, samples sorted; refuses anything but exactly one row per cell and
-    sample."""
-    place = pd.Categorical(table["condition"], categories=condition_ids)
-    samples = table["sample_id"].nunique()
-    whole = len(table) == samples * len(condition_ids)
-    if not whole or (place.codes < 0).any() or table.duplicated(["condition", "sample_id"]).any():
-        raise RecordError("predictions are not one row per sample and condition", where=where)
-    return np.lexsort((table["sample_id"].to_numpy().astype(str), place.codes))
+def _ceiling(folder: Path) -> dict[str, float]:
+    path = folder / "ceiling.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _read_parts(folder: Path, digests: dict[str, str]) -> list[tuple[pa.Table, np.ndarray]]:
+    """Columns and scores of every part in order. Each file is read once, for its hash and its rows;
+    both are work outside the interpreter's lock, so threads share it."""
+
+    def read(name: str, digest: str) -> tuple[pa.Table, np.ndarray]:
+        path = folder / name
+        content = path.read_bytes() if path.is_file() else b""
+        if sha256(content).hexdigest() != digest:
+            raise RecordError(
+                "prediction file is missing or was changed",
+                where=path,
+                hint="delete it and complete.json, then run the study again: only it is redone",
+            )
+        try:
+            return _unpack(content)
+        except UNREADABLE as error:
+            raise _damaged(path, error) from error
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(pool.map(read, digests.keys(), digests.values()))
+
+
+def _grid_places(
+    columns: pa.Table, condition_ids: list[str], where: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sample ids sorted [N], and each row's place in a flat table [C * N] of conditions by samples.
+
+    Refuses anything but exactly one row per condition and sample.
+    """
+    names, sample = _coded(columns["sample_id"])
+    names = names.astype(str)
+    order = np.argsort(names, kind="stable")
+    known, code = _coded(columns["condition"])
+    number = {name: position for position, name in enumerate(condition_ids)}
+    condition = np.array([*(number.get(name, -1) for name in known), -1])[code]
+    cells = len(names) * len(condition_ids)
+    if len(sample) == cells and (sample >= 0).all() and (condition >= 0).all():
+        places = condition.astype(np.int64) * len(names) + np.argsort(order)[sample]
+        if (np.bincount(places, minlength=cells) == 1).all():
+            return names[order], places
+    raise RecordError("predictions are not one row per sample and condition", where=where)
+
+
+def _in_places(parts: list[np.ndarray], places: np.ndarray, where: Path) -> np.ndarray:
+    """Scores [C * N, K] from those of the parts."""
+    classes = parts[0].shape[1]
+    if any(part.shape[1] != classes for part in parts):
+        raise RecordError("parts have scores of different numbers of classes", where=where)
+    scores = np.empty((len(places), classes), dtype=np.float32)
+    ends = np.cumsum([len(part) for part in parts])
+    for part, rows in zip(parts, np.split(places, ends[:-1]), strict=True):
+        scores[rows] = part
+    return scores
+
+
+def _coded(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Different texts in the order met, and for each row its place among them, -1 for none."""
+    coded = column.combine_chunks().dictionary_encode()
+    texts = coded.dictionary.to_numpy(zero_copy_only=False)
+    return texts, coded.indices.fill_null(-1).to_numpy()
+
+
+def _objects(column: pa.ChunkedArray) -> np.ndarray:
+    """One object per different text, not per row; None where there is none."""
+    texts, code = _coded(column)
+    return np.array([*texts, None], dtype=object)[code]

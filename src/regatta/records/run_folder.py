@@ -2,7 +2,7 @@
 
 runs/<study>/
   study.yaml  manifest.parquet  data.json  motion.json  prepare.json  lease.json
-  windows.safetensors  features/
+  windows.safetensors  features/  film/<protocol-id>/
   supervisor.log  prepare.log  judge-N.log  compare.log  report.log
   runs/<run-id>/  run.json  inputs.json  status.json  metrics.jsonl  log.txt
                   weights.json  label_indices.csv  training_results.json
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regatta.config.expand import RunSpec, expand_study
+from regatta.config.expand import RunSpec, expand_study, trained_runs
 from regatta.config.load import dump_study, load_study
 from regatta.config.schema import Study
 from regatta.core.errors import DiskError, ForeignFolderError, RecordError
@@ -132,6 +132,10 @@ class StudyFolder:
         """Motion spectrum of each class, where it was measured."""
         return self.path / "motion.json"
 
+    def film(self, protocol: str) -> Path:
+        """What the models saw of a few samples, as film-strips."""
+        return self.path / "film" / protocol
+
     @property
     def lease(self) -> Path:
         return self.path / "lease.json"
@@ -190,7 +194,7 @@ def open_study(runs_root: Path, study: Study) -> StudyFolder:
     refuse_if_held(folder.lease)
     ensure_writable(folder.path)
     write_text(folder.study_yaml, dump_study(study))
-    for spec in expand_study(study):
+    for spec in trained_runs(study):
         _open_run(folder.run(spec.run_id), spec)
     return folder
 

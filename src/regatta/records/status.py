@@ -13,8 +13,18 @@ from regatta.core.errors import RecordError
 from regatta.core.files import read_json, write_json
 
 State = Literal[
-    "pending", "queued", "starting", "running", "stopping", "done", "failed", "interrupted", "lost"
+    "pending",
+    "queued",
+    "starting",
+    "running",
+    "stopping",
+    "done",
+    "failed",
+    "interrupted",
+    "lost",
+    "imported",
 ]
+"""imported = its predictions were made elsewhere; nothing is ever started for it."""
 LIVE: frozenset[str] = frozenset({"starting", "running", "stopping"})
 
 

@@ -1,4 +1,4 @@
-"""Figures of single numbers: classes, best conditions, paired differences, cost."""
+"""Figures of single numbers: classes, best conditions, paired differences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from regatta.report.curves import accuracy_limits, add_legend
 from regatta.report.heatmaps import GridAxes, axis_number
@@ -24,7 +23,6 @@ from regatta.report.style import (
     name_labels,
     new_figure,
     padded_limits,
-    shrinking,
 )
 
 
@@ -254,62 +252,6 @@ def _interval_text(pair: PairRow) -> str:
     return f"{pair.difference:+.1f} [{pair.low:+.1f}, {pair.high:+.1f}]"
 
 
-@dataclass(frozen=True)
-class CostPoint:
-    """One entry's accuracy (value, low, high in percent) and what it cost; None = not measured."""
-
-    entry: str
-    position: int
-    accuracy: tuple[float, float, float]
-    train_seconds: float | None
-    parameters: float | None
-    judge_ms_per_clip: float | None
-
-
-def accuracy_vs_cost(points: Sequence[CostPoint], *, sample: str = "clip") -> Figure | None:
-    """Accuracy against each cost that was measured; None when none was.
-
-    Args:
-        sample: what one judged sample is called.
-    """
-    panels = [
-        ("training time", [p.train_seconds for p in points], TIME_UNITS),
-        ("parameters", [p.parameters for p in points], COUNT_UNITS),
-        (f"judging, ms per {sample}", [p.judge_ms_per_clip for p in points], ((1.0, ""),)),
-    ]
-    panels = [panel for panel in panels if any(cost is not None for cost in panel[1])]
-    if not panels:
-        return None
-    figure = new_figure(1.0 + 2.5 * len(panels), 2.5)
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    sizes = [shrinking(8.0, 5.0, place, len(points)) for place in range(len(points))]
-    for ax, (title, costs, units) in zip(grid, panels, strict=True):
-        largest = max(cost for cost in costs if cost is not None)
-        factor, unit = next((u for u in units if largest >= u[0]), units[-1])
-        scaled = np.array([np.nan if cost is None else cost / factor for cost in costs])
-        for point, cost, size in zip(points, scaled, sizes, strict=True):
-            if np.isfinite(cost):
-                _cost_dot(ax, point, float(cost), size=size)
-        _cost_axis(ax, scaled[np.isfinite(scaled)])
-        ax.set_xlabel(f"{title}, {unit}" if unit else title)
-    grid[0].set_ylabel("accuracy, %")
-    grid[0].set_ylim(*accuracy_limits(*[p.accuracy for p in points]))
-    handles = [_entry_dot(grid[0], [], [], point.position, size=6) for point in points]
-    add_legend(figure, handles, name_labels([point.entry for point in points], limit=40))
-    return figure
-
-
-TIME_UNITS = ((7200.0, "hours"), (120.0, "minutes"), (1.0, "seconds"))
-COUNT_UNITS = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1.0, ""))
-
-
-def _cost_dot(ax: Axes, point: CostPoint, cost: float, *, size: float) -> None:
-    accuracy, low, high = point.accuracy
-    if np.isfinite(low) and np.isfinite(high):
-        ax.vlines(cost, low, high, color=entry_color(point.position), linewidth=0.2 * size)
-    _entry_dot(ax, [cost], [accuracy], point.position, size=size)
-
-
 def _entry_dot(
     ax: Axes, x: list[float], y: list[float], position: int, *, size: float, hollow: bool = False
 ) -> Any:
@@ -318,15 +260,3 @@ def _entry_dot(
     return ax.plot(
         x, y, entry_marker(position), color=color, markerfacecolor=face, markersize=size
     )[0]
-
-
-def _cost_axis(ax: Axes, costs: np.ndarray) -> None:
-    """From zero: twice as far is twice as dear; logarithmic where costs differ over 20-fold."""
-    if costs.min() > 0 and costs.max() / costs.min() > 20:
-        ax.set_xscale("log")
-        ax.minorticks_off()
-        ax.set_xlim(costs.min() / 1.4, costs.max() * 1.4)
-    else:
-        ax.set_xlim(0, max(float(costs.max()) * 1.08, 1e-9))
-        ax.xaxis.set_major_locator(MaxNLocator(4))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -6,8 +6,8 @@ from typing import Any
 
 from regatta.report.contents import (
     condition_columns,
-    fact_text,
     interval_cell,
+    row_fact,
     row_interval,
     row_source,
 )
@@ -67,9 +67,7 @@ def _entry(material: Material, row: dict[str, Any]) -> dict[str, Any]:
     shown = interval_cell(row_interval(row), factor=100).text
     accuracy, _, interval = shown.partition(" [")
     texts = {"accuracy": accuracy, "interval": f"[{interval}" if interval else ""}
-    texts |= {
-        name: fact_text(name, row[name], factor) for name, _, factor in condition_columns(material)
-    }
+    texts |= {name: row_fact(row, name, factor) for name, _, factor in condition_columns(material)}
     low, high = _percent(row["accuracy_low"]), _percent(row["accuracy_high"])
     return {
         "texts": texts,

@@ -1,20 +1,23 @@
 """The README of an exported model: what it is, what it was made from, how good, and how to load it.
 
-Everything stands in the run's own records; what is not there is called "not measured".
+Everything stands in the run's own records; what is not there is called "not measured". The cards in
+the report, one per entry, are made from the same parts; see entry_cards.py.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from regatta.core.registry import SOURCES
 from regatta.report import card_windows
 from regatta.report.card_facts import CardFacts, markdown_table, percent, run_name
+from regatta.report.card_head import HUB_COMMIT, card_head
 from regatta.report.card_results import results, weakest_classes
 from regatta.report.facts import LEAKY_DESIGN, sentence
+from regatta.report.material import without_folders
 from regatta.report.numbers import count_text, duration_text
 from regatta.report.tables import (
     NOT_MEASURED,
@@ -23,8 +26,14 @@ from regatta.report.tables import (
     text_cell,
 )
 
-HUB_COMMIT = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)@[0-9a-f]{40}", re.ASCII)
-"""How a key report names a hub checkpoint: always with the commit that was read."""
+CLIP_LIMITS = (
+    "Meant for telling the classes above apart in clips like those of the data set. The accuracy "
+    "holds for the split and the conditions above and for nothing else: other cameras, frame "
+    "rates, clip lengths or classes were not measured, and a clip of none of these classes gets "
+    "one of them all the same. Scores are not calibrated probabilities."
+)
+FOREIGN_LIMITS = "The accuracy holds for the imported samples and conditions and for nothing else."
+LOOK_UP = "Regatta does not know it: look it up at the source before you pass this model on."
 CLASSES_SHOWN = 30
 BOOKKEEPING = ("log_every_steps", "loader_threads", "frame_cache_gib", "checkpoint_every_steps")
 """Settings that change nothing of what is learned."""
@@ -34,11 +43,11 @@ def model_card(facts: CardFacts) -> str:
     """The card as Markdown with the hub's YAML head; text from the data is escaped."""
     entry, study = facts.spec.entry, facts.study
     parts = [
-        _head(facts),
+        card_head(facts, name=facts.folder_name, of_one_run=True),
         f"# {markdown_text(entry.name)} on {markdown_text(study.data.source)}",
-        _what(facts),
+        what(facts),
         "## Data",
-        *_data(facts),
+        *data(facts),
         "## Recipe",
         *_recipe(facts),
         "## Seed",
@@ -46,12 +55,17 @@ def model_card(facts: CardFacts) -> str:
         "## Results",
         *results(facts),
         "## Intended use and limits",
-        *_limits(facts),
-        "## Licence",
-        _licence(facts),
+        *limits(facts),
+        "## Licences",
+        *licences(facts),
         "## How to load it",
         *_loading(facts),
     ]
+    return join_parts(parts)
+
+
+def join_parts(parts: Iterable[str]) -> str:
+    """Paragraphs, tables and headings with an empty line between them."""
     return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
 
@@ -66,22 +80,8 @@ def starting_point(facts: CardFacts) -> str:
     return source if known else f"a checkpoint named {PurePath(source).name}"
 
 
-def _head(facts: CardFacts) -> str:
-    base = facts.weights.get("source", "")
-    lines: dict[str, Any] = {
-        "library_name": "transformers" if facts.is_library_model else "regatta",
-    }
-    task = "time-series-classification"
-    if facts.window is None:
-        lines["pipeline_tag"] = task = "video-classification"
-    lines["tags"] = [task, "regatta", facts.spec.entry.model]
-    if known := HUB_COMMIT.fullmatch(base):
-        lines["base_model"] = known["name"]
-    # Every JSON value is a YAML value: no name can break out of its line.
-    return "\n".join(["---", *(f"{k}: {json.dumps(v)}" for k, v in lines.items()), "---"])
-
-
-def _what(facts: CardFacts) -> str:
+def what(facts: CardFacts) -> str:
+    """One paragraph: model, start, input and output."""
     entry = facts.spec.entry
     start = starting_point(facts)
     origin = f"fine-tuned from {markdown_text(start)}" if start else "trained from random weights"
@@ -90,24 +90,21 @@ def _what(facts: CardFacts) -> str:
         f" Positions of the checkpoint were fitted to these clips: `{key}` ({markdown_text(what)})."
         for key, what in facts.weights.get("interpolated", {}).items()
     )
-    if facts.window is not None:
+    if facts.is_signal:
         return card_windows.what(
-            facts.window,
-            entry,
-            origin,
-            study=facts.study.name,
-            classes=len(facts.config["id2label"]),
+            facts.window, entry, origin, study=facts.study.name, classes=len(facts.labels)
         )
+    frames, pixels = settings.get("frames"), settings.get("image_size")
+    clips = f"{frames} RGB frames of {pixels} x {pixels} pixels" if frames and pixels else "frames"
     return (
         f"A video classifier: model {markdown_text(entry.model)}, size {entry.size}, {origin} in "
-        f"the Regatta study {markdown_text(facts.study.name)}. It takes clips of "
-        f"{settings.get('frames')} RGB frames of {settings.get('image_size')} x "
-        f"{settings.get('image_size')} pixels and gives one score for each of "
-        f"{len(facts.config['id2label'])} classes.{changed}"
+        f"the Regatta study {markdown_text(facts.study.name)}. It takes clips of {clips} and gives "
+        f"one score for each of {len(facts.labels)} classes.{changed}"
     )
 
 
-def _data(facts: CardFacts) -> Iterable[str]:
+def data(facts: CardFacts) -> Iterable[str]:
+    """Source, splits, what was left out, classes."""
     section, data = facts.study.data, facts.data
     split = f", split {section.split}" if section.split != 1 else ""
     words = facts.words
@@ -123,14 +120,19 @@ def _data(facts: CardFacts) -> Iterable[str]:
         yield markdown_table(["split", words.samples, words.groups], rows)
     if data.get("dropped"):
         yield f"{len(data['dropped'])} damaged or too short {words.dropped}s were left out."
-    if facts.window is not None:
-        yield from (sentence(markdown_text(str(note)), []) for note in data.get("notes", []))
-    labels = list(facts.config["id2label"].values())
-    shown = ", ".join(markdown_text(str(label)) for label in labels[:CLASSES_SHOWN])
-    more = len(labels) - CLASSES_SHOWN
-    yield f"Classes: {shown}{f' and {more} more (see id2label.json)' if more > 0 else ''}."
+    if facts.is_signal:
+        notes = (without_folders(note) for note in data.get("notes", []))
+        yield from (sentence(markdown_text(note), []) for note in notes)
+    yield classes_sentence(facts)
     if data.get("manifest_hash"):
         yield f"Manifest hash: `{data['manifest_hash'][:12]}`."
+
+
+def classes_sentence(facts: CardFacts) -> str:
+    labels = facts.labels
+    shown = ", ".join(markdown_text(label) for label in labels[:CLASSES_SHOWN])
+    more = len(labels) - CLASSES_SHOWN
+    return f"Classes: {shown}{f' and {more} more' if more > 0 else ''}."
 
 
 def _recipe(facts: CardFacts) -> Iterable[str]:
@@ -150,14 +152,19 @@ def _recipe(facts: CardFacts) -> Iterable[str]:
         f"The weights are those of epoch {training.get('best_epoch', NOT_MEASURED)}, chosen on the "
         "validation split."
     )
+    yield settings_table(facts)
+
+
+def settings_table(facts: CardFacts) -> str:
+    """Settings of the model and the whole recipe."""
     recipe = facts.spec.train.model_dump(mode="json")
-    hidden = BOOKKEEPING if facts.window is None else (*BOOKKEEPING, *card_windows.UNUSED_SETTINGS)
+    hidden = (*BOOKKEEPING, *card_windows.UNUSED_SETTINGS) if facts.is_signal else BOOKKEEPING
     rows = [
-        [text_cell(key), text_cell(json.dumps(value))]
+        [text_cell(key), text_cell(without_folders(json.dumps(value)))]
         for key, value in {**facts.spec.entry.options, **recipe}.items()
         if key not in hidden
     ]
-    yield markdown_table(["setting", "value"], rows, numeric=False)
+    return markdown_table(["setting", "value"], rows, numeric=False)
 
 
 def _seed(facts: CardFacts) -> Iterable[str]:
@@ -170,18 +177,14 @@ def _seed(facts: CardFacts) -> Iterable[str]:
         yield markdown_table(["seed", "best validation accuracy, %"], rows)
 
 
-def _limits(facts: CardFacts) -> Iterable[str]:
-    yield (
-        card_windows.limits(facts.training.get("temperature"))
-        if facts.window is not None
-        else (
-            "Meant for telling the classes above apart in clips like those of the data set. The "
-            "accuracy holds for the split and the conditions above and for nothing else: other "
-            "cameras, frame rates, clip lengths or classes were not measured, and a clip of none "
-            "of these classes gets one of them all the same. Scores are not calibrated "
-            "probabilities."
-        )
-    )
+def limits(facts: CardFacts) -> Iterable[str]:
+    """What the accuracy holds for, and what it does not say."""
+    if facts.is_foreign:
+        yield FOREIGN_LIMITS
+    elif facts.is_signal:
+        yield card_windows.limits(facts.training.get("temperature"))
+    else:
+        yield CLIP_LIMITS
     weakest = weakest_classes(facts)
     if weakest:
         yield f"Weakest classes at the condition above: {weakest}."
@@ -191,14 +194,20 @@ def _limits(facts: CardFacts) -> Iterable[str]:
     )
 
 
-def _licence(facts: CardFacts) -> str:
-    start = starting_point(facts)
-    base = f"the weights it started from ({markdown_text(start)})" if start else ""
-    held = " and of ".join(part for part in (base, "the data set it was trained on") if part)
-    return (
-        f"Unknown. Regatta does not know the licence of {held}; look it up at the source before "
-        "you pass this model on."
-    )
+def licences(facts: CardFacts) -> Iterable[str]:
+    """What is known of the licences of data and weights, which is little."""
+    source, start = facts.study.data.source, starting_point(facts)
+    listed = SOURCES.listed.get(source)
+    if listed is not None and listed.generates:
+        yield f"Data ({markdown_text(source)}): generated by Regatta, without anyone's recordings."
+    else:
+        yield f"Data ({markdown_text(source)}): not stated. {LOOK_UP}"
+    if facts.spec.entry.is_imported:
+        yield f"Weights: not stated. {LOOK_UP}"
+    elif start:
+        yield f"Weights that it started from ({markdown_text(start)}): not stated. {LOOK_UP}"
+    else:
+        yield "Weights: it started from random numbers, so no one else's are in it."
 
 
 def _loading(facts: CardFacts) -> Iterable[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from regatta.config.expand import RunSpec
-from regatta.config.schema import Study
+from regatta.config.schema import IMPORTED, Study
 from regatta.report.numbers import percent_text
 from regatta.report.tables import NOT_MEASURED, Cell, Column, Table, as_markdown
-from regatta.report.words import Words, words_of
+from regatta.report.words import Words, perturbation_words, source_kind, words_of
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,40 @@ class CardFacts:
 
     @property
     def words(self) -> Words:
-        return words_of(self.study.data.source, self.data.get("notes", []))
+        found = words_of(self.study.data.source, self.data.get("notes", []))
+        by_class = (self.comparison or {}).get("study", {}).get("unit") == "class"
+        return replace(found, group="class", groups="classes") if by_class else found
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether every entry of the study was imported, so that nothing is known of its data."""
+        return self.study.data.source == IMPORTED
 
     @property
     def window(self) -> tuple[int, int] | None:
         """(channels, points) of the windows that the model takes; None for clips."""
         saved = self.config.get("regatta", {}).get("window")
         return (int(saved[0]), int(saved[1])) if saved else None
+
+    @property
+    def is_signal(self) -> bool:
+        return self.window is not None or source_kind(self.study.data.source) == "signal"
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of all classes, from the model where it is at hand."""
+        named = self.config.get("id2label")
+        if named:
+            return [str(name) for name in named.values()]
+        known = self.data.get("classes") or (self.comparison or {}).get("per_class", {})
+        return [str(n) for n in (known.get("classes", []) if isinstance(known, dict) else known)]
+
+    @property
+    def entry_section(self) -> Mapping[str, Any]:
+        """The entry in `comparison`, which must be there."""
+        assert self.comparison is not None
+        name = self.spec.entry.name
+        return next(entry for entry in self.comparison["entries"] if entry["name"] == name)
 
     @property
     def is_library_model(self) -> bool:
@@ -59,6 +86,15 @@ def run_name(spec: RunSpec) -> str:
 
 def percent(share: float | None) -> str:
     return NOT_MEASURED if share is None else percent_text(100 * share)
+
+
+def condition_words(comparison: Mapping[str, Any], condition: str) -> str:
+    """A condition in words, not escaped."""
+    axes = next(c["axes"] for c in comparison["conditions"] if c["id"] == condition)
+    if changed := perturbation_words(axes):
+        return changed
+    words = [f"{name} {value}{' %' if name == 'coverage' else ''}" for name, value in axes.items()]
+    return ", ".join(words) or f"condition {condition}"
 
 
 def markdown_table(

@@ -7,19 +7,23 @@ from typing import Any
 
 from regatta.analysis.protocol_words import protocol_words
 from regatta.records.predictions import Condition
-from regatta.report.card_facts import CardFacts, markdown_table, percent
+from regatta.report.card_facts import CardFacts, condition_words, markdown_table, percent
 from regatta.report.tables import NOT_MEASURED, Cell, markdown_text, text_cell
-from regatta.report.words import VIDEO, perturbation_words
 
 WEAKEST_SHOWN = 3
 
 
-def results(facts: CardFacts) -> Iterable[str]:
+def results(facts: CardFacts, *, of_one_run: bool = True) -> Iterable[str]:
+    """Paragraphs and a table.
+
+    Args:
+        of_one_run: the card is of `facts.spec`, not of all runs of its entry.
+    """
     comparison = facts.comparison
     if comparison is None:
         yield f"{NOT_MEASURED.capitalize()}: {facts.no_results}."
         return
-    entry = _entry(facts)
+    entry = facts.entry_section
     design, headline = comparison["provenance"], comparison["headline_condition"]
     seeds = len(entry["seeds"])
     mean = (
@@ -28,17 +32,17 @@ def results(facts: CardFacts) -> Iterable[str]:
     yield (
         f"Accuracy {_interval(entry['accuracy'], design)}; {mean}. Judged on "
         f"{design['n']} {facts.words.samples} of {design['groups']} {facts.words.groups} "
-        f"{_judged_split(facts)}, at {_condition(comparison, headline)}."
+        f"{_judged_split(facts, of_one_run=of_one_run)}, at {_condition(comparison, headline)}."
     )
     own = entry["accuracy_by_seed"].get(str(facts.spec.seed))
-    if seeds > 1 and own is not None:
+    if of_one_run and seeds > 1 and own is not None:
         yield f"This seed alone: {percent(own)} % at the same condition."
     conditions = [
         Condition(c["id"], c["axes"], is_reference=c["is_reference"])
         for c in comparison["conditions"]
     ]
-    signals = facts.words is not VIDEO
-    yield protocol_words(facts.study.protocol, conditions, signals=signals)
+    if not facts.is_foreign:
+        yield protocol_words(facts.study.protocol, conditions, signals=facts.is_signal)
     rows = [row for row in comparison["table"] if row["model"] == entry["name"]]
     if set(comparison["axes"]) == {"coverage", "stride"}:
         yield "Accuracy in % by share of the clip covered (rows) and stride in frames (columns):"
@@ -47,21 +51,15 @@ def results(facts: CardFacts) -> Iterable[str]:
         yield _list(comparison, rows)
 
 
-def _judged_split(facts: CardFacts) -> str:
+def _judged_split(facts: CardFacts, *, of_one_run: bool) -> str:
     """Where the judged samples stand; with folds, that this model is one of several."""
     assert facts.comparison is not None
+    if facts.is_foreign:
+        return "that were imported"
     if facts.spec.fold is None:
         return f"of the {facts.comparison['study']['split']} split"
-    return (
-        "over all folds, each judged by a model that had not seen it (this one is of fold "
-        f"{facts.spec.fold})"
-    )
-
-
-def _entry(facts: CardFacts) -> Mapping[str, Any]:
-    assert facts.comparison is not None
-    name = facts.spec.entry.name
-    return next(e for e in facts.comparison["entries"] if e["name"] == name)
+    own = f" (this one is of fold {facts.spec.fold})" if of_one_run else ""
+    return f"over all folds, each judged by a model that had not seen it{own}"
 
 
 def weakest_classes(facts: CardFacts) -> str:
@@ -106,11 +104,7 @@ def _list(comparison: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> s
 
 
 def _condition(comparison: Mapping[str, Any], condition: str) -> str:
-    axes = next(c["axes"] for c in comparison["conditions"] if c["id"] == condition)
-    if changed := perturbation_words(axes):
-        return markdown_text(changed)
-    words = [f"{name} {value}{' %' if name == 'coverage' else ''}" for name, value in axes.items()]
-    return markdown_text(", ".join(words) or f"condition {condition}")
+    return markdown_text(condition_words(comparison, condition))
 
 
 def _interval(interval: Mapping[str, Any], design: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from regatta.config.schema import EntrySection
+from regatta.report.material import without_folders
 from regatta.report.tables import markdown_text
 
 UNUSED_SETTINGS = (
@@ -33,17 +34,21 @@ def limits(temperature: float | None) -> str:
 
 
 def what(
-    window: tuple[int, int], entry: EntrySection, origin: str, *, study: str, classes: int
+    window: tuple[int, int] | None, entry: EntrySection, origin: str, *, study: str, classes: int
 ) -> str:
-    """One paragraph: model, start, input and output."""
+    """One paragraph: model, start, input and output.
+
+    Args:
+        window: (channels, points); None = not known.
+    """
     options = ", ".join(f"{key} {value}" for key, value in entry.options.items())
-    settings = f" ({markdown_text(options)})" if options else ""
+    settings = f" ({markdown_text(without_folders(options))})" if options else ""
+    size = f" of {window[0]} channels x {window[1]} points" if window else ""
     return (
         f"A classifier of sensor windows: model {markdown_text(entry.model)}{settings}, {origin} "
-        f"in the Regatta study {markdown_text(study)}. It takes raw windows of {window[0]} "
-        f"channels x {window[1]} points in the units of the data set, standardises or draws them "
-        "itself with numbers of the training windows that are saved in it, and gives one score for "
-        f"each of {classes} classes."
+        f"in the Regatta study {markdown_text(study)}. It takes raw windows{size} in the "
+        "units of the data set, standardises or draws them itself with numbers of the training "
+        f"windows that are saved in it, and gives one score for each of {classes} classes."
     )
 
 

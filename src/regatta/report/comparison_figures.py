@@ -26,7 +26,6 @@ def comparison_figures(material: Material) -> Iterator[Drawn]:
         yield _best_accuracy(material)
     yield _forest(material)
     yield from _training(material)
-    yield _cost(material)
 
 
 def ceilings_agree(material: Material) -> bool:
@@ -70,7 +69,10 @@ def _heatmaps(material: Material, axes: heatmaps.GridAxes) -> Drawn:
 
 def _accuracy_curves(material: Material, axes: heatmaps.GridAxes) -> Drawn:
     grids = [material.entry_grid(entry) for entry in material.entries]
-    caption = f"One panel per stride, with {material.confidence} intervals clustered by group."
+    caption = (
+        f"One panel per stride, with {material.confidence} intervals clustered by "
+        f"{material.words.group}."
+    )
     if any(grid.ceiling is not None for grid in grids):
         caption += " Dashed steps: the oracle ceiling of each entry."
     ranges = "; ".join(material.range_text(entry) for entry in material.entries)
@@ -164,7 +166,7 @@ def _forest(material: Material) -> Drawn:
     if len(material.comparison["conditions"]) > 1:
         panels.append(("mean over all conditions", [_pair_row(pair) for pair in pairs["average"]]))
     margin, confidence = pairs["margin_points"], material.comparison["provenance"]["confidence"]
-    paired_by = "window" if material.is_signal else "sample"
+    paired_by = "window" if material.is_signal else "class" if material.by_class else "sample"
     numbers = "; ".join(f"{p.first} minus {p.second} {p.difference:+.1f}" for p in panels[0][1])
     return drawn(
         "forest",
@@ -197,31 +199,3 @@ def _training(material: Material) -> Iterator[Drawn]:
             alt="Loss, accuracy, learning rate and seconds per epoch of "
             f"{len(chosen)} runs of {', '.join(shown)}.",
         )
-
-
-def _cost(material: Material) -> Drawn:
-    points = [
-        bars.CostPoint(
-            entry["name"],
-            material.positions[entry["name"]],
-            percent_interval(entry["accuracy"]),
-            entry["cost"]["train_seconds"],
-            entry["cost"]["parameters"],
-            material.ms_per_clip(entry["name"]),
-        )
-        for entry in material.comparison["entries"]
-    ]
-    title, figure = (
-        "Accuracy against cost",
-        bars.accuracy_vs_cost(points, sample=material.words.sample),
-    )
-    if figure is None:
-        reason = "No cost was measured, so accuracy cannot be set against it."
-        return FigureGap("accuracy_vs_cost", title, reason)
-    return drawn(
-        "accuracy_vs_cost",
-        figure,
-        title=title,
-        caption=f"Accuracy at {material.headline_name} with its interval against cost.",
-        alt="Dots of accuracy against training time, parameters and judging time, one per entry.",
-    )

@@ -19,8 +19,18 @@ VERDICTS = {
     "behind": "{second} is ahead",
     "equivalent": "equivalent within the margin",
     "identical": "the same answers",
+    "few-seeds": "not enough seeds",
     "undecided": "the data cannot tell",
 }
+
+CORRECTED = {
+    "holm": "Holm",
+    "bonferroni": "Bonferroni",
+    "bh": "Benjamini-Hochberg",
+    "tukey": "Tukey",
+    "none": "",
+}
+"""Names of the corrections for a table's title."""
 
 
 def interval_cell(
@@ -100,7 +110,10 @@ def _result_columns(material: Material) -> list[tuple[Column, ResultCell]]:
                 rank["probability_first"], chance_text, source=f"{COMPARISON}: ranking, headline"
             ),
         ),
-        *((not material.is_signal, *part) for part in cost_columns(material)),
+        *(
+            (not material.is_signal and not material.is_foreign, *part)
+            for part in cost_columns(material)
+        ),
     ]
     return [(column, cell) for present, column, cell in columns if present]
 
@@ -147,8 +160,8 @@ def pairs_table(material: Material) -> Table | None:
         for family, _, _ in families:
             row += _pair_cells(pairs[family][number], f"{COMPARISON}: pairs, {family}, {number}")
         rows.append(row)
-    method = pairs["correction"]
-    corrected = "not corrected" if method == "none" else f"corrected ({method}) over each family"
+    method = CORRECTED[pairs["correction"]]
+    corrected = f"corrected ({method}) over each family" if method else "not corrected"
     return Table("pairs", f"Paired differences in points; p-values {corrected}", columns, rows)
 
 
@@ -188,7 +201,10 @@ WINDOW_COLUMNS = (
 
 
 def condition_columns(material: Material) -> tuple[tuple[str, str, float], ...]:
-    return WINDOW_COLUMNS if material.is_signal else CONDITION_COLUMNS
+    columns = WINDOW_COLUMNS if material.is_signal else CONDITION_COLUMNS
+    rows = material.comparison["table"]
+    is_known = any(row.get(name) is not None for row in rows for name, _, _ in columns)
+    return columns if is_known or not material.is_foreign else ()
 
 
 def conditions_table(material: Material) -> Table:
@@ -211,21 +227,22 @@ def _condition_row(material: Material, row: dict[str, Any], axes: Sequence[str])
     places = [row[name] for name in axes]
     return [
         entry_cell(material, row["model"]),
-        *(_place_cell(value) for value in places),
+        *(_place_cell(value, source) for value in places),
         interval_cell(row_interval(row), factor=100, source=source),
         *(
-            Cell(fact_text(name, row[name], factor), (row[name],), source)
+            Cell(row_fact(row, name, factor), (row[name],), source)
             for name, _, factor in condition_columns(material)
         ),
         Cell(twins or "–", (twins,), source),
     ]
 
 
-def _place_cell(value: Any) -> Cell:
+def _place_cell(value: Any, source: str) -> Cell:
     """Where a condition stands on an axis; a dash where it has no such axis."""
     if value is None:
-        return Cell("–", (None,))
-    return number_cell(value) if isinstance(value, (int, float)) else text_cell(value)
+        return Cell("–", (None,), source)
+    is_number = isinstance(value, (int, float))
+    return number_cell(value, source=source) if is_number else text_cell(value, source=source)
 
 
 def fact_text(name: str, value: float | None, factor: float) -> str:
@@ -234,6 +251,12 @@ def fact_text(name: str, value: float | None, factor: float) -> str:
         return "none" if name == "rate_hz" else NOT_MEASURED
     number = factor * float(value)
     return f"{number:.2f}" if name == "span_seconds" else f"{number:.1f}"
+
+
+def row_fact(row: dict[str, Any], name: str, factor: float) -> str:
+    """A fact of a row of the table of cells. Where nothing was counted, a rate is not "none"."""
+    is_known = row[name] is not None or row["distinct_frames"] is not None
+    return fact_text(name, row[name], factor) if is_known else NOT_MEASURED
 
 
 def row_source(row: dict[str, Any]) -> str:
@@ -263,7 +286,7 @@ def classes_table(material: Material) -> Table:
         columns.append(Column("mean drop, points", ("mean_drop_points",), note=drop_rule(material)))
     rows = []
     for number, name in enumerate(material.classes):
-        row = [text_cell(name), number_cell(counts[number])]
+        row = [text_cell(name), number_cell(counts[number], source=f"{COMPARISON}: per_class")]
         row += [
             number_cell(
                 float(values[number]),
@@ -272,7 +295,8 @@ def classes_table(material: Material) -> Table:
             )
             for entry, values in accuracy.items()
         ]
-        rows.append([*row, number_cell(drops.get(name), signed_text)] if drops else row)
+        drop = number_cell(drops.get(name), signed_text, source=f"{COMPARISON}: robustness")
+        rows.append([*row, drop] if drops else row)
     return Table("per_class", "Accuracy by class", columns, rows)
 
 

@@ -1,13 +1,14 @@
-"""What entries cost: columns of the main table, from the comparison and the records of the runs."""
+"""What entries cost: columns of the main table, and a table of every cost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from regatta.analysis.budget import ENERGY_COVERS
 from regatta.report.material import Material
-from regatta.report.numbers import count_text, duration_text
-from regatta.report.tables import Cell, Column, Table, number_cell
+from regatta.report.numbers import count_text, duration_text, energy_text
+from regatta.report.tables import NOT_MEASURED, Cell, Column, Table, number_cell
 from regatta.report.training import epoch_series
 
 ResultCell = Callable[[dict[str, Any], dict[str, Any]], Cell]
@@ -18,31 +19,11 @@ RunCost = Callable[[dict[str, Any]], float | None]
 """training_results.json -> a cost; None = not measured."""
 
 
-def mean_cost(
-    material: Material, entry: str, cost: RunCost, *, folds_add: bool = False
-) -> float | None:
-    """Mean over the entry's runs; None as soon as one was not measured.
-
-    Args:
-        folds_add: the mean over seeds of what all folds of a seed cost together.
-    """
-    runs = material.runs_of(entry)
-    values = [cost(run.results) for run in runs]
+def mean_cost(material: Material, entry: str, cost: RunCost) -> float | None:
+    """Mean over the entry's runs; None as soon as one was not measured."""
+    values = [cost(run.results) for run in material.runs_of(entry)]
     known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        return None
-    return sum(known) / (len({run.spec.seed for run in runs}) if folds_add else len(known))
-
-
-def device_seconds(results: dict[str, Any]) -> float | None:
-    """Training time times the devices that were busy with it."""
-    seconds = results.get("train_seconds")
-    return None if seconds is None else float(seconds) * max(_devices(results), 1)
-
-
-def _devices(results: dict[str, Any]) -> int:
-    world = (results.get("config") or {}).get("world") or results.get("processes") or 1
-    return int(world)
+    return sum(known) / len(known) if known and len(known) == len(values) else None
 
 
 def first_epoch_seconds(results: dict[str, Any]) -> float | None:
@@ -62,19 +43,33 @@ def _epoch_seconds(results: dict[str, Any]) -> Sequence[float]:
 
 
 def costs_table(material: Material) -> Table | None:
-    """What an entry over windows costs; it tells a frozen encoder, whose features are kept, from
-    one that runs in every epoch. None for videos, whose costs stand in the main table."""
-    if not material.is_signal:
+    """Every cost of an entry; of windows it also tells a frozen encoder, whose features are kept,
+    from one that runs in every epoch. None where nothing was measured of any entry."""
+    parts = [*cost_columns(material), *_more_columns(material)]
+    if material.is_signal:
+        parts += _epoch_columns(material)
+    entries = material.comparison["entries"]
+    rows = [[cell(entry, {}) for _, cell in parts] for entry in entries]
+    if all(cell.is_missing for row in rows for cell in row):
         return None
-    parts = [
-        (Column("entry", ("entry",), numeric=False), lambda entry, _: _entry_cell(material, entry)),
-        *cost_columns(material),
-        *_window_columns(material),
-    ]
-    rows = [[cell(entry, {}) for _, cell in parts] for entry in material.comparison["entries"]]
     one = "seed, all its folds together" if material.folds else "run"
-    title = f"Cost of one {one}, mean of the entry's; epochs are those of one run"
-    return Table("costs", title, [column for column, _ in parts], rows)
+    epochs = "; epochs are those of one run" if material.is_signal else ""
+    return Table(
+        "costs",
+        f"Cost of one {one}, mean of the entry's{epochs}",
+        [Column("entry", ("entry",), numeric=False), *(column for column, _ in parts)],
+        [[_entry_cell(material, e), *row] for e, row in zip(entries, rows, strict=True)],
+    )
+
+
+def cost_notes(material: Material) -> list[str]:
+    """What the energies of the table cover, as sentences; empty where none was measured."""
+    found = {entry["cost"]["energy_source"]: None for entry in material.comparison["entries"]}
+    return [
+        f"Energy by the counter of the {source} covers {ENERGY_COVERS[source]}."
+        for source in found
+        if source in ENERGY_COVERS
+    ]
 
 
 def _entry_cell(material: Material, entry: dict[str, Any]) -> Cell:
@@ -118,29 +113,63 @@ def cost_columns(material: Material) -> list[tuple[Column, ResultCell]]:
     ]
 
 
-def _window_columns(material: Material) -> list[tuple[Column, ResultCell]]:
-    def seconds(cost: RunCost, *, folds_add: bool = False) -> ResultCell:
-        return lambda entry, _: number_cell(
-            mean_cost(material, entry["name"], cost, folds_add=folds_add),
-            duration_text,
-            source=training_source(entry),
-        )
-
-    words = material.words
+def _more_columns(material: Material) -> list[tuple[Column, ResultCell]]:
+    """The costs that the main table has no room for."""
+    words, count = material.words, len(material.comparison["conditions"])
+    every = f"all {count} conditions" if count > 1 else "one condition"
     return [
         (
-            Column(words.operations, ("macs_per_window",), note="multiply-adds, forward"),
-            lambda entry, _: number_cell(
-                entry["cost"]["flops_per_clip"],
-                count_text,
-                factor=words.operations_per_flop,
-                source=training_source(entry),
-            ),
+            Column(words.operations, (_operations_key(material),), note="counted, forward"),
+            _counted("flops_per_clip", count_text, factor=words.operations_per_flop),
         ),
         (
-            Column("device time", ("device_seconds",), note="training time x devices"),
-            seconds(device_seconds, folds_add=True),
+            Column(
+                "device time",
+                ("device_seconds",),
+                note="training time x devices; a device that runs share counts whole for each",
+            ),
+            _counted("device_seconds", duration_text),
         ),
+        (
+            Column(f"judging per sample, {every}", ("judging_seconds_per_sample",)),
+            _counted("judging_seconds_per_sample", duration_text),
+        ),
+        (
+            Column("peak memory", ("peak_memory_gib",), note="in training, largest of the runs"),
+            _counted("peak_memory_gib", "{:.3g} GiB".format),
+        ),
+        (
+            Column("training energy", ("energy_joules", "energy_source")),
+            _energy_cell,
+        ),
+    ]
+
+
+def _operations_key(material: Material) -> str:
+    return "macs_per_window" if material.is_signal else "flops_per_clip"
+
+
+def _counted(key: str, write: Callable[[float], str], *, factor: float = 1.0) -> ResultCell:
+    """A cost as the comparison has it."""
+    return lambda entry, _: number_cell(
+        entry["cost"][key], write, factor=factor, source=training_source(entry)
+    )
+
+
+def _energy_cell(entry: dict[str, Any], _: dict[str, Any]) -> Cell:
+    joules, covers = (entry["cost"][key] for key in ("energy_joules", "energy_source"))
+    if joules is None:
+        return Cell(NOT_MEASURED, (None, None), training_source(entry))
+    return Cell(f"{energy_text(joules)} ({covers})", (joules, covers), training_source(entry))
+
+
+def _epoch_columns(material: Material) -> list[tuple[Column, ResultCell]]:
+    def seconds(cost: RunCost) -> ResultCell:
+        return lambda entry, _: number_cell(
+            mean_cost(material, entry["name"], cost), duration_text, source=training_source(entry)
+        )
+
+    return [
         (
             Column(
                 "first epoch",

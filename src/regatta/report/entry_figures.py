@@ -29,7 +29,8 @@ def entry_figures(material: Material, entry: str) -> Iterator[Drawn]:
         yield _accuracy_vs_coverage(material, entry, material.axes)
         yield _class_distribution(material, entry, material.axes)
         yield _class_representative(material, entry, material.axes)
-    yield _confusion(material, entry)
+    if entry in material.classification:
+        yield _confusion(material, entry)
 
 
 def _accuracy_heatmap(material: Material, entry: str, axes: heatmaps.GridAxes) -> Drawn:
@@ -67,7 +68,8 @@ def _accuracy_vs_coverage(material: Material, entry: str, axes: heatmaps.GridAxe
         f"{entry_folder(entry)}/accuracy_vs_coverage",
         curves.accuracy_vs_coverage(material.entry_grid(entry), axes=axes),
         title=f"{entry}: accuracy against coverage",
-        caption=f"A line per stride, with {material.confidence} intervals clustered by group.",
+        caption=f"A line per stride, with {material.confidence} intervals clustered by "
+        f"{material.words.group}.",
         alt=f"Lines of accuracy against coverage, one per stride: {material.range_text(entry)}.",
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 from regatta.core.registry import MODELS
 from regatta.report.contents import entry_cell, entry_column
 from regatta.report.material import Material, without_folders
-from regatta.report.tables import Cell, Column, Table, text_cell
+from regatta.report.tables import NOT_MEASURED, Cell, Column, Table, text_cell
 
 CHECKPOINTS = {"none": "random", "default": "published"}
 PICTURE_OPTIONS = (("encoder", "encoder"), ("mode", "mode"), ("pool", "pool"))
@@ -55,5 +55,7 @@ def _row(material: Material, entry: str, has_encoder: bool) -> list[Cell]:
         state = "frozen" if spec.train.freeze_encoder else "trained"
         start = CHECKPOINTS.get(spec.entry.checkpoint, without_folders(spec.entry.checkpoint))
         cells += [text_cell(state if own else NONE), text_cell(start if own else NONE)]
+    if spec.entry.is_imported:
+        return [*cells, Cell(NOT_MEASURED, (None,))]
     percent = 100 * spec.train.label_fraction
-    return [*cells, Cell(f"{percent:g}", (percent,))]
+    return [*cells, Cell(f"{percent:g}", (percent,), "study.yaml")]

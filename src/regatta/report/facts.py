@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from regatta.analysis.judged import is_origin_note
 from regatta.report.material import Material, without_folders
 from regatta.report.style import clean_text
 from regatta.report.tables import Table
@@ -41,6 +42,10 @@ def facts(material: Material) -> list[tuple[str, str, str]]:
     shown_seeds = " to ".join(str(n) for n in (seeds if len(seeds) < 3 else (seeds[0], seeds[-1])))
     per_class = comparison["per_class"]["n_samples"]
     parted = "split at random" if is_leaky(material) else "never split"
+    imports = comparison["study"].get("imports") or []
+    if material.is_foreign and all(row["groups"] == "none" for row in imports):
+        parted = "every sample by itself"
+    groups = (words.groups.capitalize(), f"{provenance_record['groups']:,}", parted)
     return [
         ("Entries", str(len(material.entries)), ""),
         (
@@ -48,7 +53,7 @@ def facts(material: Material) -> list[tuple[str, str, str]]:
             f"{provenance_record['n']:,}",
             judged_on(material),
         ),
-        (words.groups.capitalize(), f"{provenance_record['groups']:,}", parted),
+        *([] if material.by_class else [groups]),
         ("Classes", str(len(per_class)), ""),
         ("Conditions", str(len(comparison["conditions"])), comparison["study"]["protocol"]),
         ("Seeds per entry", shown_seeds, uncovered if seeds[0] == 1 else ""),
@@ -57,6 +62,8 @@ def facts(material: Material) -> list[tuple[str, str, str]]:
 
 def judged_on(material: Material) -> str:
     """Which samples were judged."""
+    if material.is_foreign:
+        return "elsewhere"
     split = material.comparison["study"]["split"]
     return f"over {material.folds} folds" if material.folds else f"{split} split"
 
@@ -75,7 +82,7 @@ def caveats(material: Material) -> list[str]:
 
 
 def _caveat_texts(material: Material) -> list[str]:
-    found = [text for text in _all_notes(material) if CAVEAT.search(text)]
+    found = [t for t in _all_notes(material) if CAVEAT.search(t) or is_origin_note(t)]
     return list(dict.fromkeys(found))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from regatta.report.contents import COMPARISON, entry_cell, entry_column
 from regatta.report.material import Material, RunFacts, axis_text, without_folders
-from regatta.report.numbers import count_text, duration_text, p_text, signed_text
+from regatta.report.numbers import count_text, duration_text, signed_text
 from regatta.report.tables import NOT_MEASURED, Cell, Column, Table, number_cell, text_cell
 from regatta.report.words import Words
 
@@ -28,7 +28,13 @@ def _budget_columns(words: Words) -> list[BudgetColumn]:
         (
             "flops_per_clip", operations, words.operations, words.operations_per_flop, count_text,
         ),
+        (
+            "training_flops_estimate", f"training_{operations.partition('_')[0]}_estimate",
+            f"training {words.operations.partition(' ')[0]}, estimate", words.operations_per_flop,
+            count_text,
+        ),
         ("train_seconds", "train_seconds", "training time", 1, duration_text),
+        ("device_seconds", "device_seconds", "device time", 1, duration_text),
     ]  # fmt: skip
 
 
@@ -125,20 +131,27 @@ def runs_table(material: Material) -> Table:
         Column("seed", ("seed",)),
         *(Column(heading, (heading,), numeric=False) for _, _, heading in _run_columns(material)),
     ]
-    rows = [_run_row(material, run) for run in material.runs]
+    trained = [run for run in material.runs if not run.spec.entry.is_imported]
+    rows = [_run_row(material, run) for run in trained]
     return Table("runs", "Runs and their environment", columns, rows)
 
 
 def _run_row(material: Material, run: RunFacts) -> list[Cell]:
+    run_id, position = run.spec.run_id, material.positions[run.spec.entry.name]
+    protocol = material.comparison["study"]["protocol_id"]
     records = {"results": run.results, "fingerprint": run.judging.get("fingerprint", {})}
+    files = {
+        "results": f"runs/{run_id}/training_results.json",
+        "fingerprint": f"runs/{run_id}/predictions/{protocol}/complete.json",
+    }
     cells = []
     for record, key, _ in _run_columns(material):
         value = records[record].get(key)
         text = NOT_MEASURED if value is None else without_folders(value)
         short = key == "weights" and value is not None
-        cells.append(text_cell(text[:HASH_LETTERS] if short else text))
-    run_id, position = run.spec.run_id, material.positions[run.spec.entry.name]
-    return [Cell(run_id, (run_id,), position=position), number_cell(run.spec.seed), *cells]
+        cells.append(text_cell(text[:HASH_LETTERS] if short else text, source=files[record]))
+    seed = number_cell(run.spec.seed, source=f"runs/{run_id}/run.json")
+    return [Cell(run_id, (run_id,), position=position), seed, *cells]
 
 
 def published_table(material: Material) -> Table | None:
@@ -175,14 +188,14 @@ def _published_row(material: Material, name: str, entry: dict[str, Any]) -> list
         freedom = (test["df_between"], test["df_within"])
         cells += [
             _statistic_cell(test["f_statistic"], test, source, freedom),
-            Cell(p_text(test["p_value"]), (test["p_value"],), source),
-            number_cell(test["eta_squared"], "{:.3f}".format, source=source),
+            number_cell(test["p_value"], "{:.3g}".format, source=source),
+            number_cell(test["eta_squared"], "{:.5f}".format, source=source),
         ]
     levene, drop = entry["variance_homogeneity"], entry["aliasing_sensitivity"]["mean_drop"]
     return [
         *cells,
         _statistic_cell(levene["levene_statistic"], levene, source),
-        Cell(p_text(levene["p_value"]), (levene["p_value"],), source),
+        number_cell(levene["p_value"], "{:.3g}".format, source=source),
         number_cell(drop, signed_text, factor=100, source=source),
     ]
 
@@ -194,4 +207,5 @@ def _statistic_cell(
     if value is None:
         return Cell(NOT_MEASURED, (None, *freedom), f"{source}: {test['reason']}")
     degrees = f" ({', '.join(map(str, freedom))})" if freedom else ""
-    return Cell(f"{value:.2f}{degrees}", (value, *freedom), source)
+    # Six digits, as published tables give them.
+    return Cell(f"{value:.6g}{degrees}", (value, *freedom), source)

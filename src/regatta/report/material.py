@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from regatta.analysis.compare import FORMAT, compare_study
 from regatta.analysis.folds import whole_runs
 from regatta.config.expand import RunSpec, protocol_id
-from regatta.config.schema import Study
+from regatta.config.schema import IMPORTED, Study
 from regatta.core.errors import RecordError
 from regatta.core.files import read_json
 from regatta.records.profile_table import read_profile
@@ -65,7 +65,8 @@ class Material:
     @cached_property
     def words(self) -> Words:
         data = self.comparison.get("data") or {}
-        return words_of(self._source, [*self.comparison.get("notes", []), *data.get("notes", [])])
+        found = words_of(self._source, [*self.comparison.get("notes", []), *data.get("notes", [])])
+        return replace(found, group="class", groups="classes") if self.by_class else found
 
     @property
     def _source(self) -> str:
@@ -75,6 +76,16 @@ class Material:
     def is_signal(self) -> bool:
         """Whether a sample is a window of signals, which has no frames, coverage or stride."""
         return source_kind(self._source) == "signal"
+
+    @property
+    def by_class(self) -> bool:
+        """Whether only accuracies of classes are known, and nothing of single samples."""
+        return self.comparison.get("study", {}).get("unit") == "class"
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether every entry was imported: nothing was trained or judged here."""
+        return self._source == IMPORTED
 
     @property
     def folds(self) -> int:
@@ -301,6 +312,8 @@ def _is_current(
         and sorted(record["runs"]) == sorted(run.run_id for run in judged)
         and all(record[name] == getattr(wanted, name) for name in settings)
         and record["margin_points"] == wanted.equivalence_margin_points
+        and comparison["budget"].get("stated_trials") == wanted.tuning_trials
+        and record.get("mix_protocols", False) == wanted.mix_protocols
         and wanted.condition in ("reference", comparison["headline_condition"])
     )
 

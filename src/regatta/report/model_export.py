@@ -90,7 +90,7 @@ def export_models(
     if all_seeds and seed is not None:
         raise ConfigError("--seed and --all-seeds exclude each other", hint="give one of them")
     _check_names(study, entries, seed)
-    names = entries or [entry.name for entry in study.entries]
+    names = entries or [entry.name for entry in study.trained_entries]
     chosen = [
         one
         for name in names
@@ -109,6 +109,13 @@ def _check_names(study: Study, entries: Sequence[str], seed: int | None) -> None
     for name in entries:
         if name not in known:
             raise unknown_name("entry", name, known, where=f"study {study.name}")
+    trained = [entry.name for entry in study.trained_entries]
+    if not trained or set(entries) - set(trained):
+        raise ConfigError(
+            "imported predictions have no model that could be exported",
+            where=", ".join(name for name in entries or known if name not in trained),
+            hint=f"name other entries: {', '.join(trained)}" if trained else None,
+        )
     if seed is not None and seed not in study.seeds:
         raise ConfigError(
             f"this study has no seed {seed}",

@@ -35,6 +35,14 @@ def duration_text(seconds: float) -> str:
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
 
 
+def energy_text(joules: float) -> str:
+    """Joules with k or M."""
+    for factor, unit in ((1e6, "MJ"), (1e3, "kJ")):
+        if joules >= factor:
+            return f"{joules / factor:.3g} {unit}"
+    return f"{joules:.3g} J"
+
+
 def count_text(value: float) -> str:
     """A large count with k, M, G or T."""
     for factor, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Iterable
 from hashlib import sha256
@@ -15,16 +16,23 @@ import numpy as np
 from regatta.core.files import plain, write_bytes
 from regatta.records.run_folder import StudyFolder
 from regatta.report import (
+    agreement_tables,
     class_tables,
     contents,
     contrast_tables,
     costs,
     entry_table,
+    factor_tables,
+    imported_part,
     ledger,
+    pareto_part,
     perturbations,
     profile_part,
+    stability_tables,
 )
 from regatta.report.browser import browser_view
+from regatta.report.drill import drill_view
+from regatta.report.entry_cards import card_link, entry_cards
 from regatta.report.entry_figures import entry_folder
 from regatta.report.facts import (
     caveats,
@@ -36,16 +44,22 @@ from regatta.report.facts import (
     with_leak,
 )
 from regatta.report.figures import draw_figures
+from regatta.report.film import film_view
 from regatta.report.material import Material, read_material, without_folders
 from regatta.report.numbers import p_text
+from regatta.report.pdf import remove_stale_pdf
 from regatta.report.protocol_figures import protocol_page
 from regatta.report.style import Drawn, RenderedFigure, clean_text, entry_color
 from regatta.report.tables import Table, table_files
 from regatta.report.truths import condition_truths
 
 TEMPLATES = Path(__file__).parent / "templates"
+NOT_IN_PAGES = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 FIGURE_KINDS = ("svg", "pdf", "png")
 TABLE_KINDS = ("csv", "md", "tex")
+CARD_KINDS = ("md",)
 REM_PER_INCH = 96 * 1.08 / 16
 """A little larger than in print: 8 point text then has the size of a caption."""
 
@@ -76,9 +90,11 @@ def write_report(folder: StudyFolder) -> Path:
             if isinstance(figure, RenderedFigure)
             for kind, picture in figure.formats.items()
         },
+        **{name: text.encode("utf-8") for name, text in entry_cards(material).items()},
     }
     for name, content in files.items():
         write_bytes(folder.report / name, content)
+    remove_stale_pdf(folder.report, page.encode("utf-8"))
     write_bytes(folder.report / "report.html", page.encode("utf-8"))
     _remove_stale(folder.report, set(files))
     return folder.report / "report.html"
@@ -86,7 +102,8 @@ def write_report(folder: StudyFolder) -> Path:
 
 def _remove_stale(report: Path, kept: set[str]) -> None:
     """Delete figures and tables of an earlier report, and only files of the kinds that we write."""
-    for part, kinds in (("figures", FIGURE_KINDS), ("tables", TABLE_KINDS)):
+    written = (("figures", FIGURE_KINDS), ("tables", TABLE_KINDS), ("cards", CARD_KINDS))
+    for part, kinds in written:
         for path in sorted((report / part).rglob("*"), reverse=True):
             if path.is_file() and path.suffix[1:] in kinds:
                 if path.relative_to(report).as_posix() not in kept:
@@ -101,7 +118,17 @@ def report_tables(material: Material) -> dict[str, Table]:
         entry_table.entries_table(material),
         contents.results_table(material),
         costs.costs_table(material),
+        pareto_part.pareto_table(material),
         contents.pairs_table(material),
+        agreement_tables.power_table(material),
+        agreement_tables.agreement_table(material),
+        agreement_tables.ensemble_table(material),
+        factor_tables.factors_table(material),
+        factor_tables.factor_analyses_table(material),
+        factor_tables.friedman_table(material),
+        stability_tables.stability_table(material),
+        stability_tables.pair_orders_table(material),
+        stability_tables.crossover_table(material),
         contrast_tables.contrasts_table(material),
         contrast_tables.protocol_table(material),
         contrast_tables.concentration_classes_table(material),
@@ -112,11 +139,13 @@ def report_tables(material: Material) -> dict[str, Table]:
         contents.robustness_table(material),
         perturbations.perturbations_table(material),
         contrast_tables.motion_table(material),
-        ledger.budget_table(material),
+        None if material.is_foreign else ledger.budget_table(material),
         ledger.data_table(material),
         ledger.dropped_table(material),
-        ledger.runs_table(material),
+        None if material.is_foreign else ledger.runs_table(material),
         ledger.published_table(material),
+        imported_part.welch_table(material),
+        imported_part.imports_table(material),
         profile_part.profile_table(material),
     )
     return {table.name: with_leak(material, table) for table in found if table is not None}
@@ -137,12 +166,14 @@ def render_page(material: Material, figures: dict[str, Drawn], tables: dict[str,
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     view = page_view(material, figures, tables)
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         view,
         script=script,
         style=style,
         script_hash=b64encode(sha256(script.encode()).digest()).decode(),
     )
+    # A name may hold characters that HTML or UTF-8 refuses, or that turn the reading order around.
+    return NOT_IN_PAGES.sub("\ufffd", page)
 
 
 def data_uri(figure: RenderedFigure) -> str:
@@ -180,20 +211,31 @@ def page_view(
         "words": material.words,
         "judged_on": judged_on(material) if material.folds else f"on the {judged_on(material)}",
         "is_signal": material.is_signal,
+        "foreign": imported_part.foreign_view(material),
         "histories": [f for name, f in figures.items() if name.startswith("training_history")],
         "not_profiled": profile_part.not_profiled(material),
         "warnings": [without_folders(text) for text in comparison["budget"]["warnings"]],
+        "compute": comparison["budget"]["compute"],
+        "cost_notes": costs.cost_notes(material),
         "recipe": recipe_differences(comparison["budget"]["recipe_differences"]),
         "entries": [entry_view(material, entry, figures) for entry in comparison["entries"]],
         "figures": figures,
         "tables": tables,
         "details": [sentence(text, material.entries) for text in comparison["verdict"]["details"]],
         "cochran": cochran_sentences(comparison["pairs"]["cochran_q"]),
+        "power": agreement_tables.power_view(material),
+        "agreement": agreement_tables.agreement_view(material),
         "headline": material.headline_name,
         "browser": browser_view(material),
+        "film": film_view(material),
         "classes": class_view(material),
+        "drill": drill_view(material),
+        "pareto": pareto_part.pareto_view(material),
         "protocol": protocol_view(material, figures, tables),
         "contrasts": contrast_view(material),
+        "factors": factor_tables.factor_view(material),
+        "stability": stability_tables.stability_view(material),
+        "class_maps": [f for name, f in figures.items() if name.startswith("class_conditions")],
         "grid": condition_truths(material),
         "published": published_view(material),
         "missing": [without_folders(text) for text in comparison["missing"]],
@@ -214,10 +256,11 @@ def verdict_parts(material: Material) -> tuple[str, str]:
 
 
 def lede_sentences(material: Material) -> list[str]:
-    """One or two sentences under the verdict: where it holds, and what the average says."""
+    """Under the verdict: what an open one could have seen, where it holds, what averages say."""
     comparison = material.comparison
     count = len(comparison["conditions"])
-    found = []
+    outlook = comparison["verdict"]["outlook"]
+    found = [sentence(outlook, material.entries)] if outlook else []
     if count > 1:
         name = material.condition_name(comparison["headline_condition"])
         found.append(f"This is at {name}, the headline of {count} conditions.")
@@ -240,7 +283,7 @@ def entry_view(
 ) -> dict[str, Any]:
     prefix = f"{entry_folder(entry['name'])}/"
     checkpoint = {"none": "random weights", "default": "published weights"}.get(
-        str(entry["checkpoint"]), without_folders(entry["checkpoint"])
+        str(entry["checkpoint"]), without_folders(entry["checkpoint"] or "")
     )
     return {
         "name": entry["name"],
@@ -249,6 +292,7 @@ def entry_view(
             str(part) for part in (entry["model"], entry["size"], checkpoint) if part
         ),
         "notes": entry["notes"],
+        "card": card_link(entry["name"]),
         "seeds": [
             (seed, f"{100 * value:.1f}") for seed, value in entry["accuracy_by_seed"].items()
         ],

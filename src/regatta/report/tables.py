@@ -15,6 +15,9 @@ from regatta.analysis.tables import csv_text
 from regatta.report.style import clean_text
 
 NOT_MEASURED = "not measured"
+NAMED_FILES, NAMED_PLACES = 12, 4
+SOURCE = re.compile(r"([^:,]*)(?:[:,] *([^:,]*))?", re.DOTALL)
+"""A source is a file, then the place in it after a colon or comma, then more of that place."""
 LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -86,6 +89,25 @@ class Table:
     title: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
+
+    @property
+    def sources(self) -> list[str]:
+        """Files that the cells come from, each with its places or their number: for readers who
+        cannot hover."""
+        places: dict[str, dict[str, None]] = {}
+        for cell in (cell for row in self.rows for cell in row if cell.source):
+            file, place = SOURCE.match(cell.source).groups()  # type: ignore[union-attr]
+            places.setdefault(file, {}).update({place: None} if place else {})
+        listed = [_file_and_places(file, list(found)) for file, found in places.items()]
+        more = len(listed) - NAMED_FILES
+        return [*listed[:NAMED_FILES], *([f"{more} more files"] if more > 0 else [])]
+
+
+def _file_and_places(file: str, places: Sequence[str]) -> str:
+    if not places:
+        return file
+    few = len(places) <= NAMED_PLACES
+    return f"{file} ({', '.join(places) if few else f'{len(places)} places'})"
 
 
 def text_cell(text: object, *, source: str = "", position: int | None = None) -> Cell:

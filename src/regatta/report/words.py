@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from regatta.config.schema import IMPORTED
 from regatta.core.registry import SOURCES
 
 NO_SUBJECTS = ("subjects are not known", "subject transfer is not measured")
@@ -30,6 +31,8 @@ class Words:
 
 
 VIDEO = Words("clip", "samples", "group", "groups", "file", "FLOPs per clip", 1.0)
+FOREIGN = Words("sample", "samples", "group", "groups", "sample", "FLOPs per sample", 1.0)
+"""Of a study whose predictions were all imported: nobody says what a sample is."""
 
 
 def source_kind(source: str) -> str:
@@ -40,6 +43,8 @@ def source_kind(source: str) -> str:
 
 def words_of(source: str, notes: Iterable[object]) -> Words:
     """The words that fit a source, given what is noted of the data."""
+    if source == IMPORTED:
+        return FOREIGN
     if source_kind(source) != "signal":
         return VIDEO
     unknown = any(words in str(text) for text in notes for words in NO_SUBJECTS)

@@ -31,6 +31,7 @@ from regatta.models.weights import save_model
 from regatta.records.predictions import file_hash
 from regatta.records.run_folder import RunFolder
 from regatta.training.distributed import ONE_PROCESS, Ranks
+from regatta.training.energy import EnergyMeter, open_meter
 from regatta.training.guards import peak_memory_gib
 from regatta.training.records import MetricsLog
 from regatta.training.state import SCORE_KEYS, TrainerState
@@ -65,11 +66,13 @@ class Fit:
     observe: Callable[[dict[str, Any]], None]
     world: int
     tried: list[dict[str, Any]] = field(default_factory=list)
-    state: TrainerState = field(default_factory=TrainerState)
+    state: TrainerState = field(default_factory=lambda: TrainerState(energy_joules=0.0))
+    meter: EnergyMeter = field(default_factory=lambda: open_meter(CPU))
 
     def run(self, training: FitSamples, validation: FitSamples) -> dict[str, Any]:
         """Try every setting, keep the best on validation, write the run's files."""
         began = time.monotonic()
+        self.meter.take()
         log = MetricsLog(self.folder.metrics, self.observe)
         # Of an attempt that was killed before its results were whole.
         self.folder.metrics.unlink(missing_ok=True)
@@ -77,6 +80,7 @@ class Fit:
         tables = [self._features(samples) for samples in (training, validation)]
         best = self._choose(*tables)
         self.state.count_time(time.monotonic() - began)
+        self.state.count_energy(self.meter.take(), self.meter.source)
         record = self._close(best, tables[0])
         log.append(
             {
@@ -228,6 +232,8 @@ class Fit:
             "skipped": [],
             "scaler_backoffs": 0,
             "train_seconds": state.train_seconds,
+            "energy_joules": state.energy_joules,
+            "energy_source": state.energy_source,
             "peak_memory_gib": peak_memory_gib(CPU),
             "parameters": count_parameters(module),
             "trained_parameters": count_parameters(module),
@@ -246,11 +252,13 @@ class Fit:
             "device": "cpu",
             "precision": "fp64",
             "world": self.world,
+            "devices": self.world,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
 
     def _leave_if_asked(self) -> None:
+        self.meter.poll()
         if self.stop.requested:
             error = StopRequested(
                 f"stopped by {self.stop.signal_name} before the fit was done",

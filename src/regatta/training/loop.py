@@ -18,6 +18,7 @@ from regatta.records.run_folder import RunFolder
 from regatta.training.batches import BatchSource
 from regatta.training.distributed import ONE_PROCESS, Ranks, spread_over_devices
 from regatta.training.ema import WeightAverage
+from regatta.training.energy import EnergyMeter, open_meter
 from regatta.training.loss import TrainingLoss, class_weights
 from regatta.training.mix import Mixing
 from regatta.training.optimizers import build_optimizer
@@ -48,6 +49,7 @@ def train_run(
     observe: Callable[[dict[str, Any]], None] | None = None,
     class_counts: Sequence[int] | None = None,
     seconds_before: float = 0.0,
+    meter: EnergyMeter | None = None,
 ) -> dict[str, Any]:
     """Train one run to its end, from its last checkpoint if it has one. A trained run is read back.
 
@@ -65,7 +67,9 @@ def train_run(
             trained (the head, on cached features); None = `module` itself.
         observe: called on rank 0 with every record that is appended to metrics.jsonl.
         class_counts: training samples of each class.
-        seconds_before: spent on what the first epoch stands on, as encoding; part of its time.
+        seconds_before: spent on what the first epoch stands on, as encoding; part of its time. Its
+            energy is not known, so that of the run is then not measured.
+        meter: of this rank; None = of the counters that this machine has.
     Raises:
         StopRequested: after a checkpoint, when `stop` was set on any rank.
         NonFiniteError, OutOfMemoryError: see guards.py. DiskError, RecordError: see checkpoint.py.
@@ -97,7 +101,12 @@ def train_run(
             classes=classes,
             stop=stop,
             parts=parts,
-            state=TrainerState(train_seconds=seconds_before, epoch_seconds=seconds_before),
+            meter=meter or open_meter(device, all_gpus=train.parallel == "dp"),
+            state=TrainerState(
+                train_seconds=seconds_before,
+                epoch_seconds=seconds_before,
+                energy_joules=None if seconds_before else 0.0,
+            ),
             average=None if train.ema is None else WeightAverage(module, train.ema),
             progress=Progress(
                 report if ranks.is_first else _say_nothing, rates.total_steps, train.epochs

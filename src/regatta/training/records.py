@@ -15,6 +15,7 @@ from regatta.config.schema import TrainSection
 from regatta.core.files import write_text
 from regatta.models.spec import ModelSpec, count_flops, count_parameters
 from regatta.records.metrics_stream import append_metrics, read_metrics, rewind_metrics
+from regatta.training.distributed import Ranks
 from regatta.training.recipe import Rates
 from regatta.training.state import SCORE_KEYS, TrainerState
 from regatta.training.step import StepParts
@@ -39,6 +40,11 @@ class MetricsLog:
         kept = [r for r in records if r["split"] != "validation" or r["epoch"] <= epoch]
         if len(kept) < len(records):
             write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def devices_of_run(train: TrainSection, ranks: Ranks) -> int:
+    """How many devices the run kept busy: one per process, or all GPUs that one process drives."""
+    return torch.cuda.device_count() if train.parallel == "dp" else ranks.world
 
 
 def results_record(
@@ -78,6 +84,8 @@ def results_record(
         "skipped": state.skipped,
         "scaler_backoffs": state.scaler_backoffs,
         "train_seconds": state.train_seconds,
+        "energy_joules": state.energy_joules,
+        "energy_source": state.energy_source,
         "peak_memory_gib": state.peak_memory_gib,
         "parameters": count_parameters(whole),
         "trained_parameters": count_parameters(trained, trainable_only=True),
@@ -96,6 +104,7 @@ def results_record(
         "device": str(parts.preparation.device),
         "precision": precision,
         "world": parts.ranks.world,
+        "devices": devices_of_run(train, parts.ranks),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

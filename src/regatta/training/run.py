@@ -29,6 +29,7 @@ from regatta.training import checkpoint, guards, sharded
 from regatta.training.batches import Batch, BatchSource, open_batches
 from regatta.training.distributed import copy_first_buffers
 from regatta.training.ema import WeightAverage
+from regatta.training.energy import EnergyMeter
 from regatta.training.optimizers import optimizer_record, restore_optimizer, set_learning_rates
 from regatta.training.progress import Progress
 from regatta.training.recipe import Rates
@@ -65,6 +66,7 @@ class TrainingRun:
     average: WeightAverage | None
     """Is validated, kept and judged in the place of the weights."""
     progress: Progress
+    meter: EnergyMeter
     state: TrainerState = field(default_factory=TrainerState)
     _mark: float = field(default_factory=time.monotonic)
 
@@ -153,6 +155,7 @@ class TrainingRun:
     def save(self) -> None:
         """Write a checkpoint on rank 0; every rank waits for it and shares its error."""
         self._tick()
+        self._count_energy()
         device = self.parts.preparation.device
         self.state.peak_memory_gib = max(self.state.peak_memory_gib, guards.peak_memory_gib(device))
         weights = checkpoint.plain_weights(self.module)
@@ -294,6 +297,7 @@ class TrainingRun:
 
     def _keep_validating(self) -> bool:
         self._tell("validate")
+        self.meter.poll()
         return not self.parts.ranks.any(self.stop.requested)
 
     def _write_best(
@@ -372,7 +376,15 @@ class TrainingRun:
         now = time.monotonic()
         seconds, self._mark = now - self._mark, now
         self.state.count_time(seconds)
+        self.meter.poll()
         return seconds
+
+    def _count_energy(self) -> None:
+        """Add what every rank's counters counted; one that measured nothing leaves the sum out."""
+        shares = self.parts.ranks.gather(self.meter.take())
+        known = [joules for joules in shares if joules is not None]
+        whole = sum(known) if len(known) == len(shares) else None
+        self.state.count_energy(whole, self.meter.source)
 
     def _named_out_of_memory(self) -> AbstractContextManager[None]:
         return guards.named_out_of_memory(

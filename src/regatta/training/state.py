@@ -48,6 +48,10 @@ class TrainerState:
     epoch_seconds: float = 0.0
     train_seconds: float = 0.0
     """Time of all attempts whose work is kept."""
+    energy_joules: float | None = None
+    """Energy of that time; None = not measured in one of them. A run begins with 0."""
+    energy_source: str | None = None
+    """What the energy covers; see energy.py."""
     peak_memory_gib: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
@@ -64,6 +68,13 @@ class TrainerState:
     def count_time(self, seconds: float) -> None:
         self.epoch_seconds += seconds
         self.train_seconds += seconds
+
+    def count_energy(self, joules: float | None, source: str | None) -> None:
+        """Add the energy since the last call; of two sources the sum would mean nothing."""
+        if self.energy_joules is None or joules is None or self.energy_source not in (None, source):
+            self.energy_joules = self.energy_source = None
+        else:
+            self.energy_joules, self.energy_source = self.energy_joules + joules, source
 
     def count_samples(self, *, loss_sum: float, weight: float, correct: float, count: int) -> None:
         """Add a step to the current epoch's training loss and accuracy."""

@@ -3,6 +3,7 @@ change of each window of signals, serves them all."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from regatta import __version__
-from regatta.config.expand import protocol_id
+from regatta.config.expand import judging_settings, protocol_id
 from regatta.config.schema import Study
 from regatta.core.errors import DataError, RecordError, StopRequested
 from regatta.core.files import read_json, write_json
@@ -19,7 +20,7 @@ from regatta.core.registry import ORACLES
 from regatta.core.signals import StopFlag
 from regatta.data.manifest import Manifest, Sample
 from regatta.data.windows import WindowStore
-from regatta.evaluation.grid import choose_samples
+from regatta.evaluation.grid import EntryInput, choose_samples
 from regatta.evaluation.judge import judge_parts
 from regatta.evaluation.judge_windows import judge_windows
 from regatta.evaluation.judged_parts import JudgeCost
@@ -33,8 +34,10 @@ from regatta.evaluation.window_protocols import (
     signal_facts,
 )
 from regatta.models.weights import load_model
+from regatta.records.fingerprint import SETTINGS
 from regatta.records.predictions import UNKNOWN_FOLDER, file_hash, read_run_predictions
 from regatta.records.run_folder import RunFolder, StudyFolder
+from regatta.worker.film import record_film
 from regatta.worker.motion import measure_motion
 from regatta.worker.run_data import load_fold_data
 from regatta.worker.status_writer import StatusWriter
@@ -92,6 +95,7 @@ def judge(
         # Before anything is marked as complete: a finished study starts no worker again.
         poll = partial(_keep_going, stop, status)
         measure_motion(folder, study, manifest, bench.samples, poll=poll)
+        _record_film(folder, bench, [e for e in entries if e.run_id not in cost.failed], poll=poll)
     judged = [entry for entry in entries if entry.run_id not in cost.failed]
     whole = [_complete(entry, bench, folder.run(entry.run_id)) for entry in judged]
     if cost.failed:
@@ -167,8 +171,29 @@ def _keep_going(stop: StopFlag, status: StatusWriter) -> None:
     """Show life; leave when a stop was asked for."""
     if stop.requested:
         hint = "run the same command again: finished parts are kept"
-        raise StopRequested("stopped while measuring motion", hint=hint)
+        raise StopRequested("stopped while measuring motion or keeping film-strips", hint=hint)
     status.update({"phase": "judge"})
+
+
+def _record_film(
+    folder: StudyFolder, bench: Bench, entries: list[JudgedEntry], *, poll: Callable[[], None]
+) -> None:
+    assert isinstance(bench.protocol, Protocol)
+    section, named = bench.study.protocol, {spec.run_id: spec for spec, _ in folder.runs()}
+    inputs = {}
+    for entry in entries:
+        resize = entry.spec.resize if section.resize == "crop" else section.resize
+        name = named[entry.run_id].entry.name
+        inputs[name] = EntryInput(entry.spec.frames, entry.spec.image_size, resize)
+    record_film(
+        folder,
+        bench.study,
+        bench.protocol,
+        bench.samples,
+        inputs,
+        manifest_hash=bench.fingerprint["manifest"],
+        poll=poll,
+    )
 
 
 def _bench(study: Study, manifest: Manifest, store: WindowStore | None) -> Bench:
@@ -180,9 +205,10 @@ def _bench(study: Study, manifest: Manifest, store: WindowStore | None) -> Bench
             hint="give the data set a test split, or judge with protocol.split: validation",
         )
     samples = choose_samples(samples, section.sample_size, section.sample_seed)
-    fingerprint = {
+    fingerprint: dict[str, Any] = {
         "manifest": manifest.hash(),
         "protocol": protocol_id(section),
+        SETTINGS: judging_settings(section),
         "sample_ids": len(samples),
         "code": __version__,
     }
@@ -190,6 +216,7 @@ def _bench(study: Study, manifest: Manifest, store: WindowStore | None) -> Bench
         protocol = resolve_window_protocol(section)
     else:
         protocol = resolve_protocol(section)
+        fingerprint[SETTINGS]["average"] = protocol.average
         decoder = study.data.decoder
         fingerprint["decoder"] = f"{decoder} {version(_DECODER_PACKAGE[decoder])}"
         fingerprint["resize"] = section.resize
@@ -200,12 +227,15 @@ def _entry(run: RunFolder, bench: Bench, device: torch.device) -> JudgedEntry:
     module, spec, classes = load_model(run.model)
     if classes != bench.manifest.classes:
         raise RecordError("this model was trained on other classes", where=run.model)
+    own: dict[str, Any] = {"weights": file_hash(run.model / "model.safetensors")}
+    if isinstance(bench.protocol, Protocol):
+        own |= {"frames": spec.frames, "image_size": spec.image_size, "model_resize": spec.resize}
     return JudgedEntry(
         run.run_id,
         module.to(device).eval(),
         spec,
         run.predictions(bench.fingerprint["protocol"]),
-        {**bench.fingerprint, "weights": file_hash(run.model / "model.safetensors")},
+        {**bench.fingerprint, **own},
     )
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from regatta.config.expand import RunSpec, expand_study
+from regatta.config.expand import RunSpec, trained_runs
 from regatta.config.load import study_from_mapping
 from regatta.config.schema import ProfileSection, Study
 from regatta.core.errors import RegattaError
@@ -106,7 +106,7 @@ def _load_libraries() -> None:
 def _first_runs(study: Study, entries: Sequence[str]) -> list[RunSpec]:
     """The first run of each entry: seeds cost the same."""
     first: dict[str, RunSpec] = {}
-    for spec in expand_study(study):
+    for spec in trained_runs(study):
         first.setdefault(spec.entry.name, spec)
     return [first[name] for name in entries]
 

@@ -52,7 +52,7 @@ def open_sharing(
     ranks: Ranks,
 ) -> Iterator[Sharing | None]:
     """Share clips with the runs of this seed for the length of the block; None = work alone."""
-    if not study.launch.share or len(study.entries) < 2:
+    if not study.launch.share or len(study.trained_entries) < 2:
         yield None
         return
     limit_bytes = int(study.launch.share_gib * 2**30)
@@ -67,7 +67,7 @@ def open_sharing(
         rank=ranks.rank,
         world=ranks.world,
         limit_bytes=limit_bytes,
-        processes=len(study.entries) * max(ranks.world, round(study.launch.devices)),
+        processes=len(study.trained_entries) * max(ranks.world, round(study.launch.devices)),
     ) as membership:
         if membership is None:
             print(f"clips are not shared: {root} cannot be used", flush=True)

@@ -27,7 +27,7 @@ def check_entries(study: Study, *, window: tuple[int, int] | None = None) -> dic
         WeightsError: a checkpoint that is neither a folder nor a hub id.
     """
     frames = {}
-    for entry in study.entries:
+    for entry in study.trained_entries:
         where = f"entries.{entry.name}"
         spec = make_spec(entry.model, entry.size, entry.options, window=window, where=where)
         if starts_at_random(spec, entry.checkpoint):

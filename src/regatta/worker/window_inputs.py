@@ -34,7 +34,7 @@ def check_inputs(study: Study, store: WindowStore) -> None:
         ConfigError: as `read_inputs`, or a protocol that changes signals meets an entry that reads
             features.
     """
-    for entry in study.entries:
+    for entry in study.trained_entries:
         where = f"entries.{entry.name}"
         spec = make_spec(entry.model, entry.size, entry.options, window=store.window, where=where)
         if spec.reads == "signals":
