@@ -178,7 +178,7 @@ def _dot(
     accuracy, low, high = value
     if np.isfinite(low) and np.isfinite(high):
         ax.hlines(row, low, high, color=entry_color(cell.position), linewidth=1.2)
-    return _entry_dot(ax, [accuracy], [row], cell.position, size=6, hollow=hollow)
+    return entry_dot(ax, [accuracy], [row], cell.position, size=6, hollow=hollow)
 
 
 @dataclass(frozen=True)
@@ -252,9 +252,10 @@ def _interval_text(pair: PairRow) -> str:
     return f"{pair.difference:+.1f} [{pair.low:+.1f}, {pair.high:+.1f}]"
 
 
-def _entry_dot(
+def entry_dot(
     ax: Axes, x: list[float], y: list[float], position: int, *, size: float, hollow: bool = False
 ) -> Any:
+    """One entry's mark in its colour and shape; hollow = a white face."""
     color = entry_color(position)
     face = "white" if hollow else color
     return ax.plot(

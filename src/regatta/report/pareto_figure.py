@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from regatta.report.bars import entry_dot
 from regatta.report.curves import accuracy_limits, add_legend
 from regatta.report.style import (
     MUTED,
     entry_color,
-    entry_marker,
     figure_label,
     name_labels,
     new_figure,
@@ -74,7 +73,7 @@ def accuracy_vs_cost(panels: Sequence[CostPanel]) -> Figure | None:
     for row in grid:
         row[0].set_ylabel("accuracy, %")
     points = shown[0].points
-    handles = [_dot(grid[0][0], [], [], point.position, size=6) for point in points]
+    handles = [entry_dot(grid[0][0], [], [], point.position, size=6) for point in points]
     add_legend(figure, handles, name_labels([point.entry for point in points], limit=40))
     return figure
 
@@ -94,7 +93,9 @@ def _draw_panel(ax: Axes, panel: CostPanel, limits: tuple[float, float]) -> None
         _, low, high = point.accuracy
         if np.isfinite(low) and np.isfinite(high):
             ax.vlines(cost, low, high, color=entry_color(point.position), linewidth=0.15 * size)
-        _dot(ax, [cost], [point.accuracy[0]], point.position, size=size, hollow=not point.on_front)
+        entry_dot(
+            ax, [cost], [point.accuracy[0]], point.position, size=size, hollow=not point.on_front
+        )
     ax.set_ylim(*limits)
     ax.set_xlabel(figure_label(f"{panel.title}, {unit}" if unit else panel.title, limit=44))
 
@@ -105,16 +106,6 @@ def _draw_front(ax: Axes, corners: Sequence[tuple[float, float]]) -> None:
     costs = [cost for cost, _ in ordered] + [ax.get_xlim()[1]]
     heights = [height for _, height in ordered] + [ordered[-1][1]]
     ax.step(costs, heights, where="post", color=MUTED, linewidth=1.2, zorder=1)
-
-
-def _dot(
-    ax: Axes, x: list[float], y: list[float], position: int, *, size: float, hollow: bool = False
-) -> Any:
-    color = entry_color(position)
-    face = "white" if hollow else color
-    return ax.plot(
-        x, y, entry_marker(position), color=color, markerfacecolor=face, markersize=size
-    )[0]
 
 
 def _cost_axis(ax: Axes, costs: np.ndarray) -> None:
