@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from regatta.analysis.imported import import_predictions, parse_request
+from regatta.analysis.import_request import parse_request
+from regatta.analysis.imported import import_predictions
 from regatta.core.files import read_json, write_json
 from regatta.records.run_folder import StudyFolder
 from regatta.report.card_head import model_index, yaml_text
