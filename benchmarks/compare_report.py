@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import os
 import pstats
 import subprocess
 import sys
@@ -36,7 +35,15 @@ from regatta.core.files import read_json
 from regatta.records.run_folder import StudyFolder
 
 TARGET_SECONDS, TARGET_MIB, TARGET_PAGE_MIB = 60.0, 2000 * 1e6 / 2**20, 10.0
-SHOWN_PARTS, SHOWN_SECONDS = 25, 0.05
+SHOWN_PARTS, SHOWN_SECONDS = 30, 0.05
+GATHERING = ("<listcomp>", "<dictcomp>", "_companions", "draw_figures")
+"""Functions that only call others: their parts are shown, not they."""
+LAUNCHER = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(code, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+"""
 
 
 @dataclass(frozen=True)
@@ -93,15 +100,18 @@ def run(verb: str, folder: StudyFolder) -> Spent:
     """One verb as a process of its own."""
     command = [sys.executable, "-m", "regatta", verb, folder.path.name]
     started = time.perf_counter()
-    child = subprocess.Popen(
-        [*command, "--runs", str(folder.path.parent)], stdout=subprocess.DEVNULL
+    # A child counts the memory of the process that starts it as its own, so a small one does.
+    launched = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, *command, "--runs", str(folder.path.parent)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
-    _, status, usage = os.wait4(child.pid, 0)
     wall = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"regatta {verb} failed with exit status {child.returncode}")
-    return Spent(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    code, processor, peak_kib = launched.stdout.split()
+    if code != "0":
+        raise SystemExit(f"regatta {verb} failed with exit status {code}")
+    return Spent(wall, float(processor), float(peak_kib) / 1024)
 
 
 def check(folder: StudyFolder) -> None:
@@ -157,8 +167,9 @@ def print_parts(verb: str, run_verb: Callable[[], object], name: str) -> None:
     seconds: dict[str, float] = {}
     for caller in callers_of_parts(stats, name):
         for (path, _, callee), numbers in stats.all_callees[caller].items():  # pyright: ignore
-            label = f"{Path(path).stem}.{callee}"
-            seconds[label] = seconds.get(label, 0.0) + numbers[3]
+            if callee not in GATHERING:
+                label = f"{Path(path).stem}.{callee}"
+                seconds[label] = seconds.get(label, 0.0) + numbers[3]
     print(f"  {verb}: {stats.total_tt:.1f} s under the profiler, of which")  # pyright: ignore
     for label, spent in sorted(seconds.items(), key=lambda pair: -pair[1])[:SHOWN_PARTS]:
         if spent >= SHOWN_SECONDS:
@@ -166,13 +177,12 @@ def print_parts(verb: str, run_verb: Callable[[], object], name: str) -> None:
 
 
 def callers_of_parts(stats: pstats.Stats, name: str) -> list[tuple[str, int, str]]:
-    """The verb's function, its comprehensions, and the one that draws all figures."""
+    """The verb's function and those that gather for it."""
     (home,) = [key for key in stats.stats if key[2] == name]  # pyright: ignore
-    wanted = (name, "<listcomp>", "<dictcomp>")
     return [
         key
         for key in stats.stats  # pyright: ignore
-        if (key[0] == home[0] and key[2] in wanted) or key[2] == "draw_figures"
+        if key[2] == "draw_figures" or (key[0] == home[0] and key[2] in (name, *GATHERING))
     ]
 
 

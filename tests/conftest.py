@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine pauses any example for longer than hypothesis allows by default.
+settings.register_profile("regatta", deadline=None)
+settings.load_profile("regatta")
 
 # One thread per process: tests compare bits, and several of them start processes on a small
 # machine.
