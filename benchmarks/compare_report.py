@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import cProfile
 import pstats
+import signal
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,8 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="where the temporary folder is made")
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
+    # Stopped from outside it must not leave the stores behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     with tempfile.TemporaryDirectory(dir=options.root) as root:
         for seeds in options.seeds:
             started = time.perf_counter()

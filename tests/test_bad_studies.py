@@ -40,7 +40,8 @@ class Tags(HTMLParser):
         self.scripts = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.scripts += tag == "script"
+        # A block of JSON is data: no browser runs it.
+        self.scripts += tag == "script" and dict(attrs).get("type") != "application/json"
         self.risky += [f"{tag} {name}" for name, _ in attrs if name.startswith("on")]
         # Its own files are named without a scheme; javascript: and http: both have one.
         links = [value or "" for name, value in attrs if name in {"src", "href"}]

@@ -22,6 +22,7 @@ from regatta.core.errors import DecodeError, MissingExtraError, StopRequested
 from regatta.data import decode, video_stream
 from regatta.data.decode import content_hash_of, probe, read_chunks, read_frames
 from regatta.data.video_files import write_video
+from tests.torchcodec_here import needs_torchcodec
 
 UPRIGHT_CLIPS = (
     "arm_wrestling.mp4",
@@ -462,7 +463,7 @@ def test_torchcodec_that_is_not_installed_names_the_cure(
 
 @pytest.mark.parametrize("name", [*UPRIGHT_CLIPS, *TURNED_CLIPS])
 def test_torchcodec_gives_the_same_bytes_or_an_error(shared_data: Path, name: str):
-    pytest.importorskip("torchcodec")
+    needs_torchcodec()
     path, count = shared_data / "video" / name, probe(shared_data / "video" / name).counted_frames
     indices = [count - 1, 0, 0, *np.random.default_rng(1).integers(count, size=5).tolist()]
     expected = read_frames(path, indices)
@@ -483,7 +484,7 @@ def test_pieces_are_the_frames_of_one_read(
     shared_data: Path, name: str, backend: Literal["pyav", "torchcodec"]
 ):
     if backend == "torchcodec":
-        pytest.importorskip("torchcodec")
+        needs_torchcodec()
     path = shared_data / "video" / name
     indices = list(range(1, probe(path).counted_frames, 3))
     whole = read_frames(path, indices).images

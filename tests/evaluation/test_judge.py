@@ -36,6 +36,7 @@ from tests.evaluation.tiny_judging import (
     rows_of,
     table_of,
 )
+from tests.torchcodec_here import needs_torchcodec
 
 
 @pytest.mark.parametrize("decode_threads", [0, 1, 3])
@@ -96,7 +97,7 @@ def test_published_clips_are_bit_equal_to_the_naive_loop(shared_data, tmp_path):
     ],
 )
 def test_both_decoders_give_equal_bits(shared_data, tmp_path, name):
-    pytest.importorskip("torchcodec")
+    needs_torchcodec()
     samples = [published_sample(shared_data / "video" / name)]
     design = protocol(coverage=[10, 100], stride=[1, 16])
     for decoder in ("pyav", "torchcodec"):
@@ -108,7 +109,7 @@ def test_both_decoders_give_equal_bits(shared_data, tmp_path, name):
 def test_a_file_that_torchcodec_would_get_wrong_stops_judging_with_the_cure(
     shared_data, tmp_path, name
 ):
-    pytest.importorskip("torchcodec")
+    needs_torchcodec()
     samples = [published_sample(shared_data / "video" / name)]
     with pytest.raises(DecodeError, match="torchcodec") as caught:
         judge([entry(tmp_path, "a")], samples, decoder="torchcodec")
