@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
-from regatta.analysis.bootstrap import Interval
+from regatta.analysis.bootstrap import Interval, bootstrap_accuracy
 from regatta.analysis.compare import compare_study
-from regatta.analysis.paired import decide
+from regatta.analysis.paired import PairedData, PairSettings, compare_pairs, decide
 from tests.analysis.build import build_judged_study
 from tests.analysis.planted import planted
 
@@ -126,3 +127,25 @@ def test_verdict_follows_from_test_and_both_intervals(
     with_seeds: Interval, fixed: Interval, p_value: float | None, expected: str
 ) -> None:
     assert decide(with_seeds, p_value, 0.05, False, False, seeds_fixed=fixed) == expected
+
+
+def test_training_noise_does_not_make_winners_among_three_equal_entries() -> None:
+    """Holm over the sign flips alone, which know nothing of seeds, told a pair apart in 7 to 12 %
+    of such studies; the deciding interval is corrected for the pairs too."""
+    rng = np.random.default_rng(5)
+    groups, studies, wrong = np.repeat(np.arange(100), 5), 120, 0
+    for _ in range(studies):
+        rates = 0.8 + 0.03 * rng.normal(size=(3, 3))
+        correct = [(rng.random((3, 1, 500)) < rates[e][:, None, None]) for e in range(3)]
+        boot = bootstrap_accuracy(
+            np.concatenate(correct),
+            groups,
+            entry_of_run=[0, 0, 0, 1, 1, 1, 2, 2, 2],
+            replicates=400,
+            confidence=0.95,
+            seed=0,
+        )
+        how = PairSettings("holm", 0.01, 400, 0)
+        (pairs,) = compare_pairs(PairedData(list("abc"), correct, groups), boot, [np.ones(1)], how)
+        wrong += any(pair.verdict in ("ahead", "behind") for pair in pairs)
+    assert wrong <= binom.ppf(0.999, studies, 0.05)

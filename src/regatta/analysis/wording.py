@@ -147,6 +147,11 @@ def methods_paragraph(
     )
     correction = CORRECTIONS.get(p["correction"])
     family = f"corrected by {correction}" if correction else "not corrected"
+    decided = (
+        ", taken at 1 - alpha over the number of pairs because seeds vary,"
+        if several and len(seeds) > 2 and p["correction"] in ("holm", "bonferroni")
+        else ""
+    )
     return (
         f"All {count(len(seeds), 'model')} were judged on the same {count(p['n'], 'sample')} from "
         f"{count(p['groups'], word)} in {count(conditions, 'condition')}. {protocol} The "
@@ -158,7 +163,8 @@ def methods_paragraph(
         f"whole {plural(word)} "
         f"({p['permutation']}), and p-values over all pairs of models were {family}. A model is "
         "called ahead when the corrected p-value is below "
-        f"{1 - p['confidence']:.2g} and the interval of the difference excludes 0, and equivalent "
+        f"{1 - p['confidence']:.2g} and the interval of the difference{decided} excludes 0, and "
+        "equivalent "
         f"when two one-sided tests (Schuirmann 1987) place it within "
         f"{count_points(p['margin_points'])}."
         f"{'' if by_class else COMPANIONS}"
