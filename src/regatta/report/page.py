@@ -256,11 +256,10 @@ def verdict_parts(material: Material) -> tuple[str, str]:
 
 
 def lede_sentences(material: Material) -> list[str]:
-    """Under the verdict: what an open one could have seen, where it holds, what averages say."""
+    """Under the verdict: where it holds, what averages say, what an open one could have seen."""
     comparison = material.comparison
     count = len(comparison["conditions"])
-    outlook = comparison["verdict"]["outlook"]
-    found = [sentence(outlook, material.entries)] if outlook else []
+    found = []
     if count > 1:
         name = material.condition_name(comparison["headline_condition"])
         found.append(f"This is at {name}, the headline of {count} conditions.")
@@ -268,7 +267,8 @@ def lede_sentences(material: Material) -> list[str]:
         if average:
             first = average[_leader_pair(comparison)].partition(", paired over ")[0]
             found.append(sentence(f"averaged over all conditions, {first}", []))
-    return found
+    outlook = comparison["verdict"]["outlook"]
+    return [*found, sentence(outlook, material.entries)] if outlook else found
 
 
 def _leader_pair(comparison: dict[str, Any]) -> int:
