@@ -33,6 +33,8 @@ class RunSpec:
     content_hash: str
     fold: int | None = None
     """Counted from 0; None where the data have one split."""
+    needs: tuple[str, ...] = ()
+    """Ids of the runs that must be trained before."""
 
     @property
     def label(self) -> str:
@@ -58,6 +60,11 @@ def trained_runs(study: Study) -> list[RunSpec]:
     return [spec for spec in expand_study(study) if not spec.entry.is_imported]
 
 
+def entry_of(study: Study, name: str) -> EntrySection:
+    """The entry of this name; the study was checked to have it."""
+    return next(entry for entry in study.entries if entry.name == name)
+
+
 def folds_of(data: DataSection) -> list[int] | list[None]:
     """Numbers of the folds that every entry and seed is trained on; [None] for a single split."""
     return [None] if data.design not in FOLDED else list(range(data.folds or DEFAULT_FOLDS))
@@ -79,18 +86,23 @@ def _run(study: Study, entry: EntrySection, seed: int, fold: int | None) -> RunS
     content = {
         "version": TRAINING_RECORD_VERSION,
         "data": study.data.model_dump(mode="json"),
-        "entry": entry.model_dump(mode="json", exclude={"train"}),
+        "entry": entry.model_dump(mode="json", exclude={"train", "needs"}),
         "train": recipe,
         "seed": seed,
     }
     if fold is not None:
         content["fold"] = fold
+    needed = [_run(study, entry_of(study, name), seed, fold) for name in entry.needs]
+    if needed:
+        content["needs"] = [spec.content_hash for spec in needed]
     if entry.is_imported:
         # No recipe of this study has made it, so none may move it to another folder.
         content = {"imported": entry.name, "seed": seed}
     digest = _hash(content)
     part = "" if fold is None else f"-fold{fold}"
-    return RunSpec(f"{entry.name}-s{seed}{part}-{digest[:8]}", entry, seed, train, digest, fold)
+    run_id = f"{entry.name}-s{seed}{part}-{digest[:8]}"
+    needs = tuple(spec.run_id for spec in needed)
+    return RunSpec(run_id, entry, seed, train, digest, fold, needs)
 
 
 def _hash(content: Any) -> str:

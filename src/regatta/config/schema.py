@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+
+from regatta.config.launch import LaunchSection
+from regatta.config.section import Section
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -23,20 +25,6 @@ MANY_PROCESSES = ("ddp", "fsdp")
 IMPORTED = "imported"
 """The model of an entry whose predictions were made elsewhere and imported; also the source and the
 protocol of a study that has no other entries."""
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, and no key passes unread."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_section(cls, value: Any) -> Any:
-        """A section whose keys are all commented out reads as nothing: it means all defaults."""
-        return {} if value is None else value
 
 
 class DataSection(Section):
@@ -215,6 +203,8 @@ class EntrySection(Section):
     train: dict[str, Any] = {}
     """Keys of `train:` that this entry overrides; the report's budget ledger shows the
     difference."""
+    needs: list[str] = []
+    """Entries whose runs, of the same seed and fold, must be trained before this one starts."""
 
     @model_validator(mode="before")
     @classmethod
@@ -274,39 +264,6 @@ class CompareSection(Section):
     difference is then named beside the verdict."""
 
 
-class LaunchSection(Section):
-    """Where and how the runs are started."""
-
-    on: Literal["local"] = "local"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    device_ids: list[int] | None = None
-    """GPU indices to use; None = all visible."""
-    devices: Annotated[float, Field(gt=0)] = 1
-    """Devices per run: 1, 4 (train.parallel is then ddp unless it says otherwise), or a share
-    (0.25 = four runs on one GPU)."""
-    max_parallel: int | None = Field(default=None, ge=1)
-    """Most runs at once; None = one per GPU share, or one per CPU core on a machine without (with
-    `share` at least one per entry)."""
-    threads_per_run: int | None = Field(default=None, ge=1)
-    """CPU threads of one run; None = cores divided by parallel runs. Recorded, and kept on
-    resume."""
-    retries: int = Field(default=2, ge=0)
-    """Restarts from the last checkpoint after a crash or stall, per run."""
-    track: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = []
-    """Mirrors of the training records; metrics.jsonl stays the truth."""
-    share: bool = False
-    """Runs of one seed that train at the same time decode each clip once between them. Their
-    results are the same as without."""
-    share_gib: float = Field(default=2.0, gt=0)
-    """Most memory that shared clips take while they wait for a run that is behind."""
-    stall_seconds: float = Field(default=300.0, gt=0)
-    """A worker silent for this long is dumped, killed and restarted."""
-    grace_seconds: float = Field(default=20.0, gt=0)
-    """Time to save and leave after a stop request, before the kill."""
-    memory_gib_per_run: float | None = Field(default=None, gt=0)
-    """Host memory one run needs; None = measured guess. A run starts only if it fits."""
-
-
 class ProfileSection(Section):
     """What `regatta profile` measures of every entry, on one device."""
 
@@ -362,8 +319,8 @@ class Study(Section):
         )
         if not isinstance(train, dict) or not isinstance(launch, dict) or "parallel" in train:
             return value
-        devices = launch.get("devices")
-        if isinstance(devices, int | float) and devices > 1:
+        counts = [launch.get(key) for key in ("devices", "nodes")]
+        if any(isinstance(count, int | float) and count > 1 for count in counts):
             return {**value, "train": {**train, "parallel": "ddp"}}
         return value
 
@@ -384,9 +341,32 @@ class Study(Section):
             raise ValueError(f"compare.tuning_trials names no entry: {', '.join(unknown)}")
         return self
 
+    @model_validator(mode="after")
+    def _entries_that_can_start(self) -> Study:
+        entries = {entry.name: entry for entry in self.entries}
+        for entry in self.entries:
+            for name in entry.needs:
+                if name not in entries:
+                    raise ValueError(f"entries.{entry.name}.needs names no entry: {name}")
+                if entries[name].is_imported or entry.is_imported:
+                    raise ValueError(
+                        f"entries.{entry.name}.needs: what was imported has no training to wait for"
+                    )
+        _order_of_needs({entry.name: entry.needs for entry in self.entries})
+        return self
+
     @field_validator("seeds")
     @classmethod
     def _distinct_seeds(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
             raise ValueError("seeds must be distinct and not negative")
         return seeds
+
+
+def _order_of_needs(needs: dict[str, list[str]]) -> None:
+    """ValueError when entries wait for each other in a circle; names it."""
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        circle = " -> ".join(reversed(error.args[1]))
+        raise ValueError(f"entries need each other in a circle: {circle}") from error
