@@ -177,12 +177,26 @@ class Toy:
         (self.root / "release").touch()
 
     def environment(self) -> dict[str, str]:
-        search = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+        places = [str(HERE.parents[1]), str(self._installed()), os.environ.get("PYTHONPATH", "")]
+        search = os.pathsep.join(places)
         return {
             **os.environ,
             ORDERS_VARIABLE: str(self.root),
             "PYTHONPATH": search.rstrip(os.pathsep),
         }
+
+    def _installed(self) -> Path:
+        """A folder that makes the toys' names known to any process that has it on its path."""
+        facts = self.root / "site" / "regatta_toys-1.0.dist-info"
+        if not facts.is_dir():
+            facts.mkdir(parents=True)
+            (facts / "METADATA").write_text(
+                "Metadata-Version: 2.1\nName: regatta-toys\nVersion: 1.0\n"
+            )
+            kinds = ("model", "source", "protocol")
+            groups = [f"[regatta.{kind}]\ntoy = tests.orchestrate.toy\n" for kind in kinds]
+            (facts / "entry_points.txt").write_text("\n".join(groups))
+        return facts.parent
 
     def command(self, verb: str, *arguments: str) -> list[str]:
         return [sys.executable, str(HERE / "toy_launch.py"), verb, *arguments]

@@ -14,7 +14,7 @@ from typing import Any
 
 from regatta.cli.arguments import find_study, study_folders
 from regatta.cli.flags import ALL_MODELS, Flags
-from regatta.config.expand import RunSpec, trained_runs
+from regatta.config.expand import RunSpec, entry_of, trained_runs
 from regatta.config.load import (
     apply_override,
     entry_by_name,
@@ -208,11 +208,20 @@ def _protocol(content: dict[str, Any]) -> str | None:
 
 
 def _chosen_entries(study: Study, models: Sequence[str]) -> tuple[str, ...]:
-    """Names of the named entries; all without a name. `--set entries=` may have dropped some."""
+    """Names of the named entries and of those that they need; all without a name.
+
+    `--set entries=` may have dropped some.
+    """
     if not models:
         return tuple(entry.name for entry in study.trained_entries)
     content = study.model_dump(mode="json")
-    return tuple(dict.fromkeys(n for model in models for n in _entries_of(content, model)))
+    waiting, chosen = [n for model in models for n in _entries_of(content, model)], {}
+    while waiting:
+        name = waiting.pop(0)
+        if name not in chosen:
+            chosen[name] = True
+            waiting += entry_of(study, name).needs
+    return tuple(chosen)
 
 
 def check_trained_here(study: Study, entries: Sequence[str] = ()) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,13 +34,17 @@ from regatta.cli.flags import (
     TrainBatch,
     read_flags,
 )
+from regatta.core.errors import ConfigError
 from regatta.core.signals import StopFlag
 
 if TYPE_CHECKING:
     from regatta.cli.choose import Chosen
+    from regatta.config.schema import Study
     from regatta.orchestrate.plan import TaskKind
     from regatta.orchestrate.ranks import Crew
     from regatta.orchestrate.snapshot import StudyReader
+    from regatta.orchestrate.supervise import MakeLauncher
+    from regatta.records.run_folder import StudyFolder
 
 Restart = Annotated[
     list[str] | None,
@@ -48,6 +52,13 @@ Restart = Annotated[
         "--restart",
         metavar="RUN_ID",
         help="Delete this run's checkpoints and results first, so that it starts over.",
+    ),
+]
+
+Detach = Annotated[
+    bool,
+    typer.Option(
+        "--detach", help="With launch.on=slurm: leave once the jobs are submitted; they go on."
     ),
 ]
 
@@ -74,6 +85,7 @@ def run(
     runs: Runs = RUNS,
     restart: Restart = None,
     as_json: AsJson = False,
+    detach: Detach = False,
 ) -> None:
     """Run a study: finish what is missing, redo nothing, print the path of the report last.
 
@@ -107,7 +119,7 @@ def run(
     )
     if study is None and flags == Flags() and not restart and not as_json:
         study = _asked_study(runs)
-    code = launch(study, flags=flags, runs=runs, restart=restart, as_json=as_json)
+    code = launch(study, flags=flags, runs=runs, restart=restart, as_json=as_json, detach=detach)
     if code:
         raise typer.Exit(code)
 
@@ -131,6 +143,7 @@ class _Launch:
     only: kinds of tasks to do; without `judge` nothing is compared or reported either.
     worker_command: started for each task in place of `python -m regatta.worker`.
     cli_command: started with `compare` and `report` in place of `python -m regatta`.
+    detach: leave once a cluster has the jobs.
     """
 
     restart: Sequence[str]
@@ -138,6 +151,7 @@ class _Launch:
     only: tuple[TaskKind, ...]
     worker_command: tuple[str, ...] | None
     cli_command: tuple[str, ...] | None
+    detach: bool = False
 
 
 def launch(
@@ -151,6 +165,7 @@ def launch(
     only: tuple[TaskKind, ...] = ("prepare", "train", "judge"),
     worker_command: tuple[str, ...] | None = None,
     cli_command: tuple[str, ...] | None = None,
+    detach: bool = False,
 ) -> int:
     """`run` as a function, see `_Launch`; returns the exit code.
 
@@ -158,14 +173,15 @@ def launch(
     """
     from regatta.cli.choose import check_ranks, check_trained, choose_study
     from regatta.evaluation.protocols import check_protocol
-    from regatta.orchestrate.ranks import Crew, follow_first, under_torchrun
+    from regatta.orchestrate.rank_places import under_torchrun
+    from regatta.orchestrate.ranks import Crew, follow_first
 
-    stop, place = _listen_for_stop(), under_torchrun()
+    stop, place = _listen_for_stop(), under_torchrun(runs)
     if place and place.rank:
         return follow_first(place, stop)
     flags = flags or Flags()
     flags = replace(flags, overrides=(*flags.overrides, *(overrides or ())))
-    how = _Launch(restart or (), as_json, only, worker_command, cli_command)
+    how = _Launch(restart or (), as_json, only, worker_command, cli_command, detach)
 
     def begin(crew: Crew | None) -> int:
         chosen = choose_study(target, flags, runs, may_build="train" in only)
@@ -186,13 +202,9 @@ def launch(
 
 
 def _launch(chosen: Chosen, how: _Launch, stop: StopFlag, crew: Crew | None) -> int:
-    from regatta.cli.choose import notes_on, study_for_ranks
+    from regatta.cli.choose import notes_on
     from regatta.orchestrate.finish import CLI_COMMAND, finish_study, report_is_current, report_page
-    from regatta.orchestrate.local import LocalLauncher
-    from regatta.orchestrate.plan import WORKER_COMMAND
-    from regatta.orchestrate.ranks import RankLauncher
     from regatta.orchestrate.snapshot import StudyReader
-    from regatta.orchestrate.supervise import run_study
     from regatta.orchestrate.watch import open_display
     from regatta.records.run_folder import open_study
 
@@ -213,19 +225,7 @@ def _launch(chosen: Chosen, how: _Launch, stop: StopFlag, crew: Crew | None) -> 
     try:
         for note in notes:
             display.message(note)
-        code = run_study(
-            folder,
-            study_for_ranks(study, crew.world) if crew else study,
-            stop=stop,
-            echo=display.message,
-            tick=show,
-            restart=how.restart,
-            then=finish if "judge" in how.only else None,
-            only=how.only,
-            leave_out=chosen.left_out,
-            make_launcher=partial(RankLauncher, crew=crew) if crew else LocalLauncher,
-            worker_command=how.worker_command or WORKER_COMMAND,
-        )
+        code = _supervise(folder, study, how, stop, crew, display.message, show, finish, chosen)
         show()
     finally:
         display.close()
@@ -236,11 +236,82 @@ def _launch(chosen: Chosen, how: _Launch, stop: StopFlag, crew: Crew | None) -> 
     return code
 
 
+def _supervise(
+    folder: StudyFolder,
+    study: Study,
+    how: _Launch,
+    stop: StopFlag,
+    crew: Crew | None,
+    echo: Callable[[str], None],
+    tick: Callable[[], None],
+    finish: Callable[[int], int],
+    chosen: Chosen,
+) -> int:
+    """Have the study done by what launch.on names, or by the ranks of torchrun."""
+    from regatta.cli.choose import study_for_ranks
+    from regatta.orchestrate.finish import CLI_COMMAND
+    from regatta.orchestrate.plan import WORKER_COMMAND
+
+    worker_command = how.worker_command or WORKER_COMMAND
+    on = "local" if crew else study.launch.on
+    if how.detach and on != "slurm":
+        raise ConfigError(
+            f"--detach is for launch.on=slurm, this is {on}",
+            hint="to leave a terminal: nohup regatta run ... &, or tmux",
+        )
+    if on == "slurm":
+        from regatta.orchestrate.slurm_study import run_on_slurm
+
+        return run_on_slurm(
+            folder,
+            study,
+            stop=stop,
+            echo=echo,
+            tick=tick,
+            restart=how.restart,
+            only=how.only,
+            leave_out=chosen.left_out,
+            worker_command=worker_command,
+            cli_command=how.cli_command or CLI_COMMAND,
+            detach=how.detach,
+        )
+    from regatta.orchestrate.supervise import run_study
+
+    return run_study(
+        folder,
+        study_for_ranks(study, crew.world) if crew else study,
+        stop=stop,
+        echo=echo,
+        tick=tick,
+        restart=how.restart,
+        then=finish if "judge" in how.only else None,
+        only=how.only,
+        leave_out=chosen.left_out,
+        make_launcher=_launcher_of(on, crew),
+        worker_command=worker_command,
+    )
+
+
+def _launcher_of(on: str, crew: Crew | None) -> MakeLauncher:
+    """What starts the tasks: this machine, the ranks of torchrun, or a Ray cluster."""
+    if crew:
+        from regatta.orchestrate.ranks import RankLauncher
+
+        return partial(RankLauncher, crew=crew)
+    if on == "ray":
+        from regatta.orchestrate.ray_jobs import RayLauncher
+
+        return RayLauncher
+    from regatta.orchestrate.local import LocalLauncher
+
+    return LocalLauncher
+
+
 def _listen_for_stop() -> StopFlag:
     stop = StopFlag().install()
-    # A closed terminal is a request to stop, unless nohup said otherwise.
+    # A closed terminal is a request to stop (a cluster's jobs go on), unless nohup said otherwise.
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: stop.request("SIGTERM"))
+        signal.signal(signal.SIGHUP, lambda *_: stop.request("SIGHUP"))
     return stop
 
 

@@ -25,7 +25,7 @@ class StopFlag:
 
     @property
     def exit_code(self) -> int:
-        return 143 if self.signal_name == "SIGTERM" else 130
+        return 130 if self.signal_name == "SIGINT" else 143
 
     def install(self) -> StopFlag:
         """Handle TERM and INT of this process from now on; call it in the main thread."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +93,17 @@ def _by_signal(ended: Ended, log: Path, log_start: int) -> Failure:
     if number == signal.SIGBUS:
         step = "shared memory (/dev/shm) or the disk is probably full: free it, then run again"
     return Failure("crash", message, step, ended.exit_code, retry=True)
+
+
+def lacking_runs(missing: Sequence[str]) -> Failure:
+    """Of a run that could not start because runs that it builds on are not trained."""
+    return Failure(
+        "needs",
+        f"it needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not trained",
+        f"mend {missing[0]} (regatta status says why it failed), then run the same command again",
+        None,
+        retry=False,
+    )
 
 
 def last_error_line(log: Path, start: int = 0) -> str:

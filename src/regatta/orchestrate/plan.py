@@ -1,15 +1,16 @@
 """What is missing of a study, as a graph of tasks. A task says what to start, the launcher where.
 
-prepare -> train (one process per run) -> judge (all trained runs of a fold together; without folds
-all, sharded). Comparing and reporting follow when the graph is done. Nothing missing = an empty
-plan.
+prepare -> train (one process per run, after the runs that it needs) -> judge (all trained runs of a
+fold together; without folds all, sharded). Comparing and reporting follow when the graph is done.
+Nothing missing = an empty plan.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 from statistics import median
 from typing import Literal
@@ -65,6 +66,8 @@ class Task:
     shard: str = ""
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    needed_runs: tuple[str, ...] = ()
+    """Runs whose weights it starts from or builds on: they must be trained before it starts."""
     resources: Resources = Resources()
     env: dict[str, str] = field(default_factory=dict)
 
@@ -209,6 +212,29 @@ def _prepare_task(folder: StudyFolder, worker_command: tuple[str, ...]) -> Task:
     return Task("prepare", "prepare", command, folder.prepare_log)
 
 
+def training_id(run_id: str) -> str:
+    """Id of the task that trains a run."""
+    return f"train:{run_id}"
+
+
+def levels(tasks: Sequence[Task]) -> list[tuple[Task, ...]]:
+    """Tasks in the fewest rows such that each waits for tasks of earlier rows only.
+
+    What it waits for and is not among them counts as over.
+    """
+    depth: dict[str, int] = {}
+    by_id = {task.id: task for task in tasks}
+    order = TopologicalSorter(
+        {task.id: [i for i in (*task.needs, *task.after) if i in by_id] for task in tasks}
+    )
+    for task_id in order.static_order():
+        task = by_id[task_id]
+        before = [depth[i] for i in (*task.needs, *task.after) if i in by_id]
+        depth[task_id] = 1 + max(before, default=-1)
+    rows = range(1 + max(depth.values(), default=-1))
+    return [tuple(task for task in tasks if depth[task.id] == row) for row in rows]
+
+
 def _train_task(
     folder: StudyFolder,
     study: Study,
@@ -219,12 +245,14 @@ def _train_task(
 ) -> Task:
     devices = devices_of_run(study.launch, spec)
     return Task(
-        f"train:{spec.run_id}",
+        training_id(spec.run_id),
         "train",
         (*worker_command, "train", "--study", str(folder.path)),
         run.log,
         (spec.run_id,),
         needs=needs,
+        after=tuple(training_id(i) for i in spec.needs if not folder.run(i).is_trained()),
+        needed_runs=spec.needs,
         resources=replace(
             _resources(folder, study, [spec], devices=devices),
             one_process=spec.train.parallel == "dp",
@@ -260,6 +288,30 @@ def _trainings(tasks: list[Task], specs: list[RunSpec]) -> tuple[str, ...]:
     folds = {spec.fold for spec in specs}
     runs = {spec.run_id for spec in specs}
     return tuple(task.id for task in tasks if folds == {None} or runs.intersection(task.run_ids))
+
+
+def judge_part(
+    folder: StudyFolder,
+    study: Study,
+    *,
+    fold: int | None,
+    shard: str,
+    worker_command: tuple[str, ...] = WORKER_COMMAND,
+) -> Task | None:
+    """The task that judges one shard of what is trained (of a fold) and not judged; None = nothing.
+
+    Args:
+        shard: "I/N", the share of the samples.
+    """
+    protocol = protocol_id(study.protocol)
+    specs = [
+        spec
+        for spec in trained_runs(study)
+        if spec.fold == fold
+        and folder.run(spec.run_id).is_trained()
+        and not folder.run(spec.run_id).is_judged(protocol)
+    ]
+    return _judge_task(folder, study, specs, shard, (), (), worker_command) if specs else None
 
 
 def _judge_task(

@@ -93,6 +93,23 @@ def write_retrying(run: RunFolder, failure: Failure) -> None:
     write_status(run.status, replace(status_of(run), **fields))
 
 
+def write_requeued(run: RunFolder) -> None:
+    """Queued again by the scheduler, after what was reached has been saved."""
+    fields = {
+        **_CLEAN,
+        "state": "queued",
+        "cause": "requeued",
+        "message": "the scheduler took its job away; saved and queued again",
+    }
+    write_status(run.status, replace(status_of(run), **fields))
+
+
+def write_lost(run: RunFolder, message: str) -> None:
+    """Of a run whose process is gone without a word."""
+    fields = {**_CLEAN, "state": "lost", "cause": "lost", "message": message, "next_step": RESUME}
+    write_status(run.status, replace(status_of(run), **fields))
+
+
 def write_stopped(run: RunFolder, *, exit_code: int | None, was_running: bool) -> None:
     """Interrupted if it was at work, else waiting; a worker's own words on its stop are kept."""
     before = status_of(run)

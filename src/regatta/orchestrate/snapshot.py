@@ -13,6 +13,7 @@ from regatta.core.errors import RecordError, RegattaError
 from regatta.records.lease import holder
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.records.status import LIVE, ProcessId, Status, observed, read_status
+from regatta.records.submission import open_submission
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class StudyView:
     problem: str = ""
     data: RunView | None = None
     """The reading of the data, while it is at work."""
+    jobs: tuple[str, ...] = ()
+    """Jobs of a cluster's scheduler that have not all ended, as far as records tell."""
 
     @property
     def rows(self) -> tuple[RunView, ...]:
@@ -58,7 +61,9 @@ class StudyView:
     @property
     def is_over(self) -> bool:
         """Whether nothing works on the study and nothing will."""
-        return self.supervised is False and not any(r.status.state in LIVE for r in self.runs)
+        if self.jobs or self.supervised is not False:
+            return False
+        return not any(run.status.state in LIVE for run in self.runs)
 
 
 def status_of(run: RunFolder) -> Status:
@@ -102,8 +107,10 @@ class StudyReader:
             self._reread_study()
             supervisor = holder(self.folder.lease)
             supervised = supervisor.is_alive() if supervisor else False
+            submission = open_submission(self.folder.submission)
+            jobs = tuple(submission.job_ids) if submission else ()
             runs = tuple(
-                self._view(spec, run, supervised, curves)
+                self._view(spec, run, bool(jobs) or supervised, curves)
                 for spec, run in self._runs
                 if self._is_shown(spec, run)
             )
@@ -111,7 +118,7 @@ class StudyReader:
             return StudyView(name, path, problem=str(error))
         page = self.folder.report / "report.html"
         report = page if page.is_file() else None
-        return StudyView(name, path, runs, supervisor, supervised, report, data=self._data())
+        return StudyView(name, path, runs, supervisor, supervised, report, "", self._data(), jobs)
 
     def _is_shown(self, spec: RunSpec, run: RunFolder) -> bool:
         """A seed that was not imported is none of an imported entry, unless it has no other."""
@@ -197,6 +204,7 @@ def study_json(view: StudyView) -> dict[str, Any]:
         "path": str(view.path),
         "supervisor": asdict(view.supervisor) if view.supervisor else None,
         "supervised": view.supervised,
+        "jobs": list(view.jobs),
         "counts": view.counts,
         "report": str(view.report) if view.report else None,
         "problem": view.problem or None,

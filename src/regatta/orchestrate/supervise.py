@@ -10,7 +10,7 @@ from regatta.config.schema import LaunchSection, Study
 from regatta.core.registry import unknown_name
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.devices import Machine, this_machine
-from regatta.orchestrate.local import LocalLauncher
+from regatta.orchestrate.local import Launcher, LocalLauncher
 from regatta.orchestrate.plan import (
     ALL_KINDS,
     WORKER_COMMAND,
@@ -19,6 +19,7 @@ from regatta.orchestrate.plan import (
     start_together,
 )
 from regatta.orchestrate.run_states import append_note, discard_run, end_orphan
+from regatta.orchestrate.slurm_study import refuse_while_submitted
 from regatta.orchestrate.supervisor import Supervisor
 from regatta.records.clip_pool import sweep_pool
 from regatta.records.lease import study_lease
@@ -30,7 +31,7 @@ Say = Callable[[str], None]
 class MakeLauncher(Protocol):
     """What makes the launcher of a study with so many runs."""
 
-    def __call__(self, machine: Machine, launch: LaunchSection, *, runs: int) -> LocalLauncher: ...
+    def __call__(self, machine: Machine, launch: LaunchSection, *, runs: int) -> Launcher: ...
 
 
 def run_study(
@@ -79,9 +80,12 @@ def run_study(
         for run_id in restart:
             if run_id not in known:
                 raise unknown_name("run", run_id, known, where=folder.path)
+        refuse_while_submitted(folder)
         machine = machine or this_machine(study.launch)
-        study = fit_to_machine(study, machine)
-        launch = start_together(study, machine)
+        launch = study.launch
+        if launch.on == "local":
+            study = fit_to_machine(study, machine)
+            launch = start_together(study, machine)
         launcher = make_launcher(machine, launch, runs=len(specs) - len(leave_out))
         try:
             for run_id in known:

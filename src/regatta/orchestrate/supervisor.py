@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from regatta.config.expand import protocol_id, trained_runs
 from regatta.config.schema import Study
 from regatta.core.signals import StopFlag
-from regatta.orchestrate.causes import STOPPED_CODES, Failure, diagnose
+from regatta.orchestrate.causes import STOPPED_CODES, Failure, diagnose, lacking_runs
 from regatta.orchestrate.jobs import Job, signs_of_life
 from regatta.orchestrate.local import Ended, Launcher
 from regatta.orchestrate.plan import ALL_KINDS, Plan, Task, TaskKind, is_prepared, plan_study
@@ -51,7 +51,13 @@ class Supervisor:
         only: tuple[TaskKind, ...],
         leave_out: Collection[str],
         worker_command: tuple[str, ...],
+        speaks: bool = True,
     ) -> None:
+        """
+        Args:
+            speaks: whether the runs' states are written; not by one of several supervisors that
+                judge the same runs.
+        """
         self._folder, self._study, self._launcher = folder, study, launcher
         self._stop, self._say, self._tick = stop, say, tick
         self._only, self._worker_command = only, worker_command
@@ -60,6 +66,7 @@ class Supervisor:
         self._protocol = protocol_id(study.protocol)
         self._given_up: set[str] = set(leave_out)
         self._jobs: dict[str, Job] = {}
+        self._speaks = speaks
         self._ticked_at = 0.0
 
     def run(self) -> int:
@@ -78,6 +85,36 @@ class Supervisor:
         if not self._stop.requested and "judge" in self._only and self._unjudged():
             self._execute(self._plan(judge_separately=True).of_kind("judge"))
         return self._conclude()
+
+    def run_only(self, tasks: Sequence[Task]) -> int:
+        """Do these tasks, whatever else the study lacks.
+
+        Returns:
+            0 when all have succeeded, 1 when not, 130 or 143 when stopped.
+        """
+        self._settle(Plan(tuple(tasks)))
+        jobs = self._execute(tasks)
+        if self._stop.requested:
+            return self._stop.exit_code
+        return int(any(job.state != "succeeded" for job in jobs.values()))
+
+    def prepare(self) -> int:
+        """Read the data, when that is to be done; the runs wait for what comes after.
+
+        Returns:
+            0, 2 or 3 when the data could not be prepared, 130 or 143 when stopped.
+        """
+        tasks = self._plan().of_kind("prepare")
+        if not tasks:
+            return 0
+        prepared = self._execute(tasks)["prepare"]
+        if prepared.state == "succeeded":
+            return 0
+        return self._give_up_all(prepared.failure) if prepared.failure else self._stop.exit_code
+
+    def _told(self, task: Task) -> list[RunFolder]:
+        """The task's runs, as far as this supervisor writes their states."""
+        return [self._folder.run(run_id) for run_id in task.run_ids] if self._speaks else []
 
     def _plan(self, *, judge_separately: bool = False) -> Plan:
         whole = plan_study(
@@ -105,7 +142,7 @@ class Supervisor:
 
     def _settle(self, plan: Plan) -> None:
         planned = plan.run_ids(*ALL_KINDS)
-        for run in self._runs:
+        for run in self._runs if self._speaks else ():
             write_settled(run, self._protocol, waiting=run.run_id in planned)
 
     def _unjudged(self) -> list[str]:
@@ -194,6 +231,8 @@ class Supervisor:
         ):
             return False
         lacking = any(self._jobs[i].state != "succeeded" for i in job.task.needs if i in self._jobs)
+        if not lacking and self._lacks_runs(job):
+            return False
         if job.task.kind == "judge":
             job.task = job.task.for_runs(self._unjudged())
             lacking = lacking or not job.task.run_ids
@@ -201,13 +240,30 @@ class Supervisor:
             job.state = "skipped"
         return not lacking
 
+    def _lacks_runs(self, job: Job) -> bool:
+        """Whether a run that it builds on is not trained; then it has failed, and says so."""
+        missing = [i for i in job.task.needed_runs if not self._folder.run(i).is_trained()]
+        if missing:
+            stopped = any(
+                self._jobs[t].state == "stopped" for t in job.task.after if t in self._jobs
+            )
+            job.state = "skipped"
+            self._given_up.update(job.task.run_ids)
+            for run in self._told(job.task):
+                if stopped:
+                    write_stopped(run, exit_code=None, was_running=False)
+                else:
+                    write_failed(run, lacking_runs(missing), attempts=0)
+            self._say(f"{job.task.title}: not started, it needs {', '.join(missing)}")
+        return bool(missing)
+
     def _running(self) -> list[Job]:
         return [job for job in self._jobs.values() if job.state == "running"]
 
     def _begin(self, job: Job) -> None:
         task, job.attempts = job.task, job.attempts + 1
         threads = self._launcher.threads_for(task)
-        for run in map(self._folder.run, task.run_ids):
+        for run in self._told(task):
             if task.kind == "train":
                 threads = kept_threads(run) or threads
                 remember_in_run_json(run, threads=threads)
@@ -228,7 +284,7 @@ class Supervisor:
         return any(run_id in job.task.run_ids for job in self._running())
 
     def _on_end(self, job: Job, ended: Ended) -> None:
-        runs = [self._folder.run(run_id) for run_id in job.task.run_ids]
+        runs = self._told(job.task)
         append_note(self._folder.supervisor_log, f"{job.task.id}: exit code {ended.exit_code}")
         if self._has_done_its_work(job.task, ended):
             job.state = "succeeded"
@@ -268,7 +324,7 @@ class Supervisor:
         return bool(states) and all(state == "interrupted" for state in states)
 
     def _after_success(self, job: Job, ended: Ended) -> None:
-        for run in map(self._folder.run, job.task.run_ids):
+        for run in self._told(job.task):
             if job.task.kind == "train" and ended.peak_gib:
                 remember_in_run_json(run, peak_memory_gib=ended.peak_gib)
             self._hand_on(run)
@@ -288,7 +344,7 @@ class Supervisor:
             write_settled(run, self._protocol, waiting=True)
 
     def _after_failure(self, job: Job, ended: Ended) -> None:
-        runs = [self._folder.run(run_id) for run_id in job.task.run_ids]
+        runs = self._told(job.task)
         spoken = [*map(status_of, runs)] or [read_status(self._folder.prepare_status)]
         told = next((status for status in spoken if status.state == "failed"), None)
         failure = diagnose(

@@ -141,6 +141,11 @@ class StudyFolder:
         return self.path / "lease.json"
 
     @property
+    def submission(self) -> Path:
+        """Which jobs of a cluster's scheduler work on the study."""
+        return self.path / "submission.json"
+
+    @property
     def supervisor_log(self) -> Path:
         return self.path / "supervisor.log"
 

@@ -1,0 +1,289 @@
+"""One element of a job array: does its part of a study with a supervisor of its own.
+
+The scheduler places jobs, and this works inside one: the same supervisor and workers as on a
+laptop, for these runs only, so crashes and stalls are restarted where they happen. When the
+scheduler takes the job away (time limit, pre-emption) the runs save, and the job queues again.
+submitit pickles the task, so it holds plain values and imports are cheap.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from regatta.config.expand import protocol_id, trained_runs
+from regatta.config.schema import Study
+from regatta.core.errors import RegattaError
+from regatta.core.signals import StopFlag
+from regatta.orchestrate.causes import RESUME, Failure
+from regatta.orchestrate.devices import Machine, this_machine
+from regatta.orchestrate.finish import CLI_COMMAND, finish_study, report_is_current
+from regatta.orchestrate.local import LocalLauncher
+from regatta.orchestrate.plan import (
+    WORKER_COMMAND,
+    Task,
+    TaskKind,
+    is_prepared,
+    judge_part,
+    plan_study,
+)
+from regatta.orchestrate.run_states import write_failed, write_lost, write_requeued
+from regatta.orchestrate.supervisor import Supervisor
+from regatta.records.run_folder import RunFolder, StudyFolder
+from regatta.records.submission import read_submission, write_submission
+
+if TYPE_CHECKING:
+    from submitit.core.utils import DelayedSubmission
+
+Part = Literal["prepare", "train", "judge", "finish", "close"]
+WARNING_SIGNAL = signal.SIGUSR2
+"""What submitit has Slurm send before the time limit."""
+_SQUEUE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class ClusterTask:
+    """What one job does of the study in `folder`.
+
+    part: `finish` judges what is left, compares and reports; `close` only ends the submission.
+    run_ids: of `train`, the runs that share the job's devices.
+    fold, shard: of `judge`, which share of which samples.
+    """
+
+    folder: Path
+    part: Part
+    run_ids: tuple[str, ...] = ()
+    fold: int | None = None
+    shard: str = "1/1"
+    worker_command: tuple[str, ...] = WORKER_COMMAND
+    cli_command: tuple[str, ...] = CLI_COMMAND
+
+    def __call__(self) -> None:
+        """Work, then leave with an exit code, or have the job queued again."""
+        queue_again: Any = signal.getsignal(WARNING_SIGNAL)
+        stop = _listen()
+        folder = StudyFolder(self.folder)
+        try:
+            before = self._marks(folder)
+            code = self._work(folder, stop)
+        except RegattaError as error:
+            self._give_up(folder, error)
+            raise SystemExit(error.exit_code) from error
+        if stop.requested and _is_first_rank() and not self._is_done(folder):
+            by_scheduler = stop.signal_name != "SIGINT"
+            if by_scheduler and self._may_queue_again(folder, before, stop):
+                self._queue_again(folder, queue_again)
+        raise SystemExit(code)
+
+    def _give_up(self, folder: StudyFolder, error: RegattaError) -> None:
+        print(f"error: {error}", flush=True)
+        where = f" ({error.where})" if error.where else ""
+        failure = Failure(
+            error.cause, f"{error.what}{where}", error.hint or RESUME, error.exit_code, retry=False
+        )
+        for run in map(folder.run, self.run_ids):
+            if not run.is_trained():
+                write_failed(run, failure, attempts=1)
+
+    def _queue_again(self, folder: StudyFolder, queue_again: Any) -> None:
+        """Hand the job back; submitit's handler does not return from a success."""
+        runs = self._unfinished(folder)
+        for run in runs:
+            write_requeued(run)
+        try:
+            queue_again(WARNING_SIGNAL, None)
+        except (OSError, subprocess.SubprocessError) as error:
+            for run in runs:
+                write_lost(run, f"saved, but its job could not be queued again: {error}")
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What the job does when it starts again: the same, which resumes."""
+        from submitit.core.utils import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    def _work(self, folder: StudyFolder, stop: StopFlag) -> int:
+        study = folder.study()
+        if self.part == "prepare":
+            everything = [run.run_id for run in _runs(folder, study)]
+            return self._supervisor(folder, study, stop, "prepare", everything).prepare()
+        if self.part == "train":
+            return self._train(folder, study, stop)
+        if self.part == "judge":
+            return self._judge(folder, study, stop)
+        code = self._finish(folder, study, stop) if self.part == "finish" else 0
+        if not stop.requested:
+            _close(folder)
+        return code
+
+    def _train(self, folder: StudyFolder, study: Study, stop: StopFlag) -> int:
+        if not is_prepared(folder, study):
+            print("the data are not prepared, see prepare.log", flush=True)
+            return 1
+        tasks = [
+            replace(task, needs=(), after=())
+            for task in self._planned(folder, study)
+            if task.kind == "train" and task.run_ids[0] in self.run_ids
+        ]
+        return self._supervisor(folder, study, stop, "train", self.run_ids).run_only(tasks)
+
+    def _judge(self, folder: StudyFolder, study: Study, stop: StopFlag) -> int:
+        task = judge_part(
+            folder, study, fold=self.fold, shard=self.shard, worker_command=self.worker_command
+        )
+        if task is None:
+            return 0
+        first = self.shard.startswith("1/")
+        supervisor = self._supervisor(folder, study, stop, "judge", task.run_ids, speaks=first)
+        return supervisor.run_only([task])
+
+    def _planned(self, folder: StudyFolder, study: Study) -> Sequence[Task]:
+        return plan_study(folder, study, worker_command=self.worker_command).tasks
+
+    def _finish(self, folder: StudyFolder, study: Study, stop: StopFlag) -> int:
+        code = 1
+        if is_prepared(folder, study):
+            # Failed runs keep their states: there is nothing of them to judge.
+            trained = [run.run_id for run in _runs(folder, study) if run.is_trained()]
+            code = self._supervisor(folder, study, stop, "judge", trained).run()
+            code = code or int(len(trained) < len(_runs(folder, study)))
+        if stop.requested:
+            return stop.exit_code
+        done = finish_study(folder, study, stop=stop, echo=_say, command=self.cli_command)
+        return code or done
+
+    def _supervisor(
+        self,
+        folder: StudyFolder,
+        study: Study,
+        stop: StopFlag,
+        kind: TaskKind,
+        mine: Collection[str],
+        *,
+        speaks: bool = True,
+    ) -> Supervisor:
+        machine = _allocated_machine(study)
+        launch = study.launch.model_copy(
+            update={"device_ids": None, "max_parallel": None, "on": "local"}
+        )
+        return Supervisor(
+            folder,
+            study,
+            LocalLauncher(machine, launch, runs=max(1, len(self.run_ids))),
+            stop=stop,
+            say=_say,
+            tick=None,
+            only=(kind,),
+            leave_out=[r.run_id for r in _runs(folder, study) if r.run_id not in mine],
+            worker_command=self.worker_command,
+            speaks=speaks,
+        )
+
+    def _is_done(self, folder: StudyFolder) -> bool:
+        study = folder.study()
+        if self.part == "prepare":
+            return is_prepared(folder, study)
+        if self.part == "finish":
+            return report_is_current(folder, study)
+        return self.part == "close" or not self._unfinished(folder)
+
+    def _unfinished(self, folder: StudyFolder) -> list[RunFolder]:
+        """Runs that this job has not brought as far as it should."""
+        if self.part == "train":
+            return [run for run in map(folder.run, self.run_ids) if not run.is_trained()]
+        study = folder.study()
+        if self.part == "prepare":
+            return [r for r in _runs(folder, study) if not r.is_trained()]
+        protocol = protocol_id(study.protocol)
+        return [r for r in _runs(folder, study) if r.is_trained() and not r.is_judged(protocol)]
+
+    def _may_queue_again(self, folder: StudyFolder, before: object, stop: StopFlag) -> bool:
+        """Whether the job still belongs to the queue, and the time that it had was of any use."""
+        if _queue_state() not in {"RUNNING", ""}:
+            return False  # cancelled by a person
+        if stop.signal_name != WARNING_SIGNAL.name or self._marks(folder) != before:
+            return True
+        for run in self._unfinished(folder):
+            write_failed(run, _TOO_SHORT, attempts=1)
+        return False
+
+    def _marks(self, folder: StudyFolder) -> object:
+        """Anything saved that a job which starts again would not have to do again."""
+        runs = [folder.run(r) for r in self.run_ids] or _runs(folder, folder.study())
+        return [
+            [
+                (str(path), path.stat().st_mtime_ns)
+                for place in (run.checkpoints, run.path / "predictions")
+                for path in sorted(place.rglob("*"))
+                if path.is_file()
+            ]
+            for run in runs
+        ]
+
+
+_TOO_SHORT = Failure(
+    "time_limit",
+    "the job's time was over before anything new was saved, so another one would fare no better",
+    "raise launch.time, or save more often (train.checkpoint_every_steps)",
+    None,
+    retry=False,
+)
+
+
+def _listen() -> StopFlag:
+    """A flag that the scheduler's signals set, each only once: it repeats them, a person not."""
+    stop = StopFlag()
+
+    def ask(number: int, _frame: object) -> None:
+        if not stop.requested:
+            stop.request(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT, WARNING_SIGNAL):
+        signal.signal(number, ask)
+    return stop
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("SLURM_PROCID", "0") == "0"
+
+
+def _allocated_machine(study: Study) -> Machine:
+    """What the job was given: Slurm binds to cores only where the cluster was set up to."""
+    machine = this_machine(study.launch)
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return replace(machine, cores=int(given)) if given.isdigit() else machine
+
+
+def _queue_state() -> str:
+    """This job's state in Slurm's words; "" when Slurm does not say."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    try:
+        answer = subprocess.run(
+            ["squeue", "-h", "-j", job, "-o", "%T"],  # noqa: S607 - found as the user finds it
+            capture_output=True,
+            text=True,
+            timeout=_SQUEUE_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip()
+
+
+def _runs(folder: StudyFolder, study: Study) -> list[RunFolder]:
+    return [folder.run(spec.run_id) for spec in trained_runs(study)]
+
+
+def _close(folder: StudyFolder) -> None:
+    submission = read_submission(folder.submission)
+    if submission:
+        write_submission(folder.submission, submission.with_state("closed"))
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,266 @@
+"""The launcher of a Slurm cluster: a study becomes job arrays that wait for each other.
+
+prepare -> train (one array per level of the graph) -> judge -> finish. All are submitted at once,
+through submitit, and know what to do without this process (see cluster_task.py), so a laptop that
+is closed stops nothing. What was submitted stands in the study's folder before any job may start:
+a launch that comes later finds it, and submits nothing twice.
+"""
+
+from __future__ import annotations
+
+import getpass
+import secrets
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import Any
+
+from regatta.config.expand import trained_runs
+from regatta.config.launch import time_minutes
+from regatta.config.schema import MANY_PROCESSES, LaunchSection, Study
+from regatta.core.errors import ConfigError, EnvironmentFault
+from regatta.orchestrate.causes import last_error_line
+from regatta.orchestrate.cluster_task import ClusterTask
+from regatta.orchestrate.plan import Plan, Task, levels
+from regatta.orchestrate.slurm_facts import check_slurm, run_slurm
+from regatta.records.run_folder import StudyFolder
+from regatta.records.submission import Stage, Submission, write_submission
+
+Say = Callable[[str], None]
+DEFAULT_CPUS = 4
+"""Of a run, where launch.threads_per_run says nothing."""
+MOST_TIMEOUTS = 1_000_000
+"""submitit's own count. Ours is whether anything was saved meanwhile."""
+MEMORY_FACTOR = 1.5
+"""Asked for beyond what a run is expected to need: the scheduler kills what takes more."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One element of our arrays as Slurm lists it."""
+
+    job_id: str
+    """`12_3`, or `12` for a job without an array."""
+    state: str
+    reason: str
+    nodes: str
+
+
+def submit_study(
+    folder: StudyFolder,
+    study: Study,
+    plan: Plan,
+    *,
+    judges: bool,
+    worker_command: tuple[str, ...],
+    cli_command: tuple[str, ...],
+) -> Submission:
+    """Hand what the plan holds to Slurm; the jobs start once all are recorded.
+
+    Raises:
+        EnvironmentFault: sbatch refuses; nothing is left in the queue then.
+        ConfigError: the launch section asks for what Slurm or this cluster cannot do.
+    """
+    launch = study.launch
+    facts = check_slurm(launch)
+    parts = _parts(folder, study, plan, judges, worker_command, cli_command)
+    token = f"regatta-{study.name}-{secrets.token_hex(4)}"
+    submission = Submission(token, "submitting", [], time.time())
+    write_submission(folder.submission, submission)
+    stages: list[Stage] = []
+    try:
+        for name, tasks in parts:
+            needs = _needs_of(study, tasks[0])
+            options = _options(study, tasks, needs, default_minutes=facts.minutes, gpus=facts.gpus)
+            options |= {"job_name": f"{token}.{name}"}
+            options |= {"dependency": f"afterany:{stages[-1].job_id}"} if stages else {}
+            # Held back until all are recorded: whoever dies before that leaves nothing running.
+            extra = {"hold": True} if not stages else {}
+            job_id = _submit(folder, name, tasks, options, {**launch.slurm_options, **extra})
+            stages.append(Stage(name, job_id, [list(task.run_ids) for task in tasks]))
+        submission = Submission(token, "submitted", stages, submission.submitted_at)
+        write_submission(folder.submission, submission)
+    except BaseException:
+        cancel_by_name(token)
+        write_submission(folder.submission, submission.with_state("closed"))
+        raise
+    release(submission)
+    return submission
+
+
+def _parts(
+    folder: StudyFolder,
+    study: Study,
+    plan: Plan,
+    judges: bool,
+    worker_command: tuple[str, ...],
+    cli_command: tuple[str, ...],
+) -> list[tuple[str, list[ClusterTask]]]:
+    """The stages in order, each with the tasks of its array."""
+    path = folder.path.resolve()
+
+    def task(**facts: Any) -> ClusterTask:
+        return ClusterTask(path, worker_command=worker_command, cli_command=cli_command, **facts)
+
+    parts = [("prepare", [task(part="prepare")])] if plan.of_kind("prepare") else []
+    rows = levels(plan.of_kind("train"))
+    for number, row in enumerate(rows, 1):
+        name = "train" if len(rows) == 1 else f"train{number}"
+        parts.append((name, [task(part="train", run_ids=ids) for ids in _packed(study, row)]))
+    benches = plan.of_kind("judge")
+    if judges and len(benches) > 1:
+        folds = {spec.run_id: spec.fold for spec in trained_runs(study)}
+        parts.append(
+            (
+                "judge",
+                [task(part="judge", fold=folds[b.run_ids[0]], shard=b.shard) for b in benches],
+            )
+        )
+    parts.append(("finish", [task(part="finish" if judges else "close")]))
+    return parts
+
+
+def _packed(study: Study, row: Sequence[Task]) -> list[tuple[str, ...]]:
+    """Run ids by job: runs that take a share of a device stand in one job together."""
+    share = study.launch.devices
+    together = max(1, floor(1 / share + 1e-9)) if share < 1 else 1
+    ids = [task.run_ids[0] for task in row]
+    return [tuple(ids[i : i + together]) for i in range(0, len(ids), together)]
+
+
+def _needs_of(study: Study, task: ClusterTask) -> tuple[int, int, int]:
+    """Nodes, processes of each node and devices of each node."""
+    launch = study.launch
+    if task.part in {"prepare", "close"}:
+        return 1, 1, 0
+    if task.part != "train":
+        return 1, 1, 1
+    spec = next(spec for spec in trained_runs(study) if spec.run_id == task.run_ids[0])
+    devices = max(1, round(launch.devices))
+    many = spec.train.parallel in MANY_PROCESSES
+    if launch.nodes > 1 and not many:
+        raise ConfigError(
+            f"launch.nodes is {launch.nodes}, but {spec.entry.name} is one process",
+            hint="set train.parallel=ddp, or launch.nodes=1",
+        )
+    return launch.nodes, devices if many else 1, devices
+
+
+def _options(
+    study: Study,
+    tasks: Sequence[ClusterTask],
+    needs: tuple[int, int, int],
+    *,
+    default_minutes: int,
+    gpus: bool,
+) -> dict[str, Any]:
+    """submitit's parameters of one stage."""
+    launch, (nodes, processes, devices) = study.launch, needs
+    together = max(1, len(tasks[0].run_ids))
+    options = {
+        "nodes": nodes,
+        "ntasks_per_node": processes,
+        "cpus_per_task": (launch.threads_per_run or DEFAULT_CPUS) * together,
+        "time": time_minutes(launch.time) if launch.time else default_minutes,
+        "signal_delay_s": launch.signal_seconds,
+        "array_parallelism": launch.max_parallel or len(tasks),
+        "partition": launch.partition,
+        "account": launch.account,
+        "qos": launch.qos,
+        "constraint": launch.constraint,
+        "stderr_to_stdout": True,
+    }
+    if gpus and devices:
+        options["gpus_per_node"] = devices
+    if launch.memory_gib_per_run:
+        # Of a node: all runs and processes that stand there.
+        options["mem"] = f"{ceil(launch.memory_gib_per_run * 1024 * together)}MB"
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _submit(
+    folder: StudyFolder,
+    name: str,
+    tasks: Sequence[ClusterTask],
+    options: dict[str, Any],
+    extra: dict[str, Any],
+) -> str:
+    """Submit one stage; returns the number of its array."""
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    executor = submitit.SlurmExecutor(
+        folder=folder.path / "slurm" / name, max_num_timeout=MOST_TIMEOUTS
+    )
+    # An option of sbatch that is switched off is one that is not there.
+    more = {key: value for key, value in extra.items() if value is not False}
+    executor.update_parameters(**options, additional_parameters={"requeue": True, **more})
+    try:
+        with submitit.helpers.clean_env(), executor.batch():
+            jobs = [executor.submit(task) for task in tasks]
+    except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError) as error:
+        raise _refused(error) from error
+    return jobs[0].job_id.partition("_")[0]
+
+
+def _refused(error: Exception) -> EnvironmentFault:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines if "error:" in line), lines[0] if lines else "no words")
+    return EnvironmentFault(
+        f"Slurm refuses the job: {told.removeprefix('sbatch: ').removeprefix('error: ')}",
+        where="launch",
+        hint="change launch.partition, time, account, qos or slurm_options; "
+        "sinfo lists what there is",
+    )
+
+
+def release(submission: Submission) -> None:
+    """Let the first stage start, if it is still held."""
+    run_slurm("scontrol", "release", submission.job_ids[0], may_fail=True)
+
+
+def queued_jobs(submission: Submission) -> list[Job]:
+    """The jobs of the submission that Slurm has still to finish.
+
+    Raises:
+        EnvironmentFault: the queue cannot be asked.
+    """
+    text = run_slurm("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%r|%N|%j")
+    rows = [line.split("|", 4) for line in text.splitlines()]
+    mine = [row for row in rows if len(row) == 5 and row[4].startswith(f"{submission.token}.")]
+    return [Job(*row[:4]) for row in mine]
+
+
+def cancel_by_name(token: str) -> None:
+    """Take every job of the submission out of the queue, whatever its state."""
+    submission = Submission(token, "submitting", [], 0.0)
+    ids = [job.job_id for job in queued_jobs(submission)]
+    if ids:
+        run_slurm("scancel", *ids, may_fail=True)
+
+
+def ask_to_leave(jobs: Sequence[Job], *, at_once: bool = False) -> None:
+    """Take out what waits and let what runs save and leave; `at_once` = end it now."""
+    waiting = [job.job_id for job in jobs if job.state == "PENDING"]
+    running = [job.job_id for job in jobs if job.state != "PENDING"]
+    if waiting:
+        run_slurm("scancel", *waiting, may_fail=True)
+    if running:
+        run_slurm("scancel", *([] if at_once else ["--signal=INT"]), *running, may_fail=True)
+
+
+def last_words(folder: StudyFolder, submission: Submission, run_id: str) -> str:
+    """The last error in the output of the run's own job; "" when there is none."""
+    for stage in submission.stages:
+        for number, run_ids in enumerate(stage.elements):
+            if run_id in run_ids:
+                name = stage.job_id + (f"_{number}" if len(stage.elements) > 1 else "")
+                return last_error_line(folder.path / "slurm" / stage.name / f"{name}_0_log.out")
+    return ""
+
+
+def most_at_once(launch: LaunchSection) -> int:
+    """Jobs that judge side by side."""
+    return launch.max_parallel or 1
