@@ -115,6 +115,11 @@ class Toy:
     mapping: dict[str, Any] = field(default_factory=toy_mapping)
 
     def __post_init__(self) -> None:
+        self.write()
+        self.order({})
+
+    def write(self) -> None:
+        """Write the study file and what the workers must know of it."""
         self.file.write_text(json.dumps(self.mapping))
         study = self.study
         facts = {
@@ -123,7 +128,6 @@ class Toy:
             "entries": {spec.run_id: spec.entry.name for spec in expand_study(study)},
         }
         (self.root / "facts.json").write_text(json.dumps(facts))
-        self.order({})
 
     @property
     def file(self) -> Path:

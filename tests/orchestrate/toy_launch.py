@@ -9,7 +9,7 @@ import typer
 
 from regatta.cli import status, stop, watch
 from regatta.cli.arguments import RUNS, AsJson, Overrides, Runs, StudyFile
-from regatta.cli.run import Restart, launch
+from regatta.cli.run import Detach, Restart, launch
 from regatta.config.load import load_study
 from regatta.core.errors import RegattaError
 from regatta.core.signals import StopFlag
@@ -24,6 +24,7 @@ def run(
     runs: Runs = RUNS,
     restart: Restart = None,
     as_json: AsJson = False,
+    detach: Detach = False,
 ) -> None:
     code = launch(
         Path(study),
@@ -33,6 +34,7 @@ def run(
         as_json=as_json,
         worker_command=WORKER_COMMAND,
         cli_command=CLI_COMMAND,
+        detach=detach,
     )
     raise typer.Exit(code)
 

@@ -37,7 +37,7 @@ def stop(target: What = None, runs: Runs = RUNS) -> None:
         return
     folders = [find_study(target, runs)] if target else study_folders(runs)
     views = [StudyReader(folder).read() for folder in folders]
-    running = [view for view in views if view.supervised is not False]
+    running = [view for view in views if view.supervised is not False or view.jobs]
     if not running:
         typer.echo(f"nothing is running under {target or runs}")
     elif len(running) > 1:
@@ -64,6 +64,9 @@ def _find_run(target: Path, runs: Path) -> Path | None:
 
 def _stop_study(view: StudyView) -> None:
     supervisor = view.supervisor
+    if view.jobs and not (supervisor and view.supervised):
+        _stop_jobs(view)
+        return
     if supervisor is None or view.supervised is None:
         where = supervisor.host if supervisor else "another host"
         raise ConfigError(
@@ -80,6 +83,18 @@ def _stop_study(view: StudyView) -> None:
     if not _wait_for_end(supervisor, grace + EXTRA_SECONDS):
         typer.echo(f"{view.name}: process {supervisor.pid} is still busy after {grace:.0f} s")
         raise typer.Exit(1)
+    after = StudyReader(folder).read()
+    states = ", ".join(f"{count} {state}" for state, count in after.counts.items())
+    typer.echo(f"{view.name}: stopped; {states}")
+
+
+def _stop_jobs(view: StudyView) -> None:
+    """Nobody looks on, so the cluster itself is asked."""
+    from regatta.core.signals import StopFlag
+    from regatta.orchestrate.slurm_study import stop_submission
+
+    folder = StudyFolder(view.path)
+    stop_submission(folder, folder.study(), typer.echo, again=StopFlag().install())
     after = StudyReader(folder).read()
     states = ", ".join(f"{count} {state}" for state, count in after.counts.items())
     typer.echo(f"{view.name}: stopped; {states}")

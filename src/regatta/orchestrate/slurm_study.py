@@ -303,18 +303,18 @@ def refuse_while_submitted(folder: StudyFolder) -> None:
     write_submission(folder.submission, submission.with_state("closed"))
 
 
-def stop_submission(folder: StudyFolder, study: Study, say: Say) -> bool:
-    """Have the jobs of a study save and leave; False when there are none.
+def stop_submission(folder: StudyFolder, study: Study, say: Say, *, again: StopFlag) -> None:
+    """Have the jobs of a study, if there are any, save and leave.
 
+    Args:
+        again: a request here ends them at once.
     Raises:
         EnvironmentFault: the queue cannot be asked from here.
     """
     submission = open_submission(folder.submission)
     if submission is None:
-        return False
-    stop = StopFlag()
-    stop.request("SIGINT")
-    _Watch(folder, study, submission, stop, say, None).until_over()
+        return
+    again.request("SIGINT")
+    _Watch(folder, study, submission, again, say, None).until_over()
     runs = [folder.run(spec.run_id) for spec in trained_runs(study)]
-    _conclude(folder, study, runs, ALL_KINDS, stop, say)
-    return True
+    _conclude(folder, study, runs, ALL_KINDS, again, say)
