@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -14,21 +13,15 @@ import pytest
 
 from regatta.core.files import read_json, write_json
 from regatta.records.submission import read_submission
+from tests.orchestrate.slurm_here import need_slurm
 from tests.orchestrate.toy import Toy, processes_of, toy_mapping, toy_study, wait_until
 
-SCRIPT = Path(__file__).with_name("one_host_slurm.sh")
 SECONDS = 120.0
 
 
 @pytest.fixture(scope="module")
 def cluster() -> None:
-    """A running Slurm, started here where there is none."""
-    if shutil.which("sbatch") is None or shutil.which("munged") is None:
-        pytest.skip("no sbatch: apt-get install slurm-wlm munge")
-    if os.getuid() != 0 and subprocess.run(["sinfo"], capture_output=True).returncode:
-        pytest.skip("Slurm is installed but not running, and only root can start it")
-    started = subprocess.run([str(SCRIPT), "start"], capture_output=True, text=True, timeout=60)
-    assert started.returncode == 0, started.stderr
+    need_slurm()
 
 
 def mapping(entries: tuple[str, ...] = ("ann", "bob"), **launch: Any) -> dict[str, Any]:

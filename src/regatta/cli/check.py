@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from regatta.cli.arguments import RUNS, AsJson, Overrides, Runs, StudyFile
-from regatta.config.expand import RunSpec
 from regatta.config.schema import Study
 from regatta.core.errors import ConfigError, EnvironmentFault
 
+NoProbe = Annotated[
+    bool, typer.Option("--no-probe", help="Measure nothing; use what is known already.")
+]
+
 
 def check(
-    study_file: StudyFile, overrides: Overrides = None, runs: Runs = RUNS, as_json: AsJson = False
+    study_file: StudyFile,
+    overrides: Overrides = None,
+    runs: Runs = RUNS,
+    no_probe: NoProbe = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Validate a study file and show its runs, devices and space; starts nothing, writes
-    nothing."""
+    """Validate a study file and show its runs, devices, memory, disk and time; starts no run and
+    writes nothing into the study's folder. Entries that were never measured here are, for about
+    20 s each; the figures are kept in ~/.cache/regatta."""
+    from regatta.cli.check_graph import gather_facts, look_at_cluster, look_at_machine
+    from regatta.cli.check_text import graph_lines, total_lines
     from regatta.cli.choose import check_trained_here
     from regatta.config.load import dump_study, load_study
     from regatta.evaluation.protocols import check_protocol
-    from regatta.orchestrate.devices import this_machine
-    from regatta.orchestrate.plan import fit_to_machine, plan_study
     from regatta.records.run_folder import StudyFolder, check_ours
 
     study = load_study(study_file, overrides)
@@ -36,21 +43,43 @@ def check(
     check_checkpoint_folders(study)
     folder = StudyFolder(runs / study.name)
     check_ours(folder, study)
-    plan_study(folder, fit_to_machine(study, this_machine(study.launch)))
+    if study.launch.on == "local":
+        look_at_machine(folder, study)
+    else:
+        look_at_cluster(study)
     check_entry_options(study)
-    facts = _facts(study, runs)
+    facts = gather_facts(folder, study, say=_say, may_measure=not no_probe)
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
         return
     typer.echo(dump_study(study))
-    for run in facts["runs"]:
-        typer.echo(f"run {run['run_id']:<32} {run['state']}")
-    slots = facts["slots"]
-    typer.echo(f"{len(facts['runs'])} runs, {len(slots)} at a time on {', '.join(slots)}")
-    if study.launch.share:
-        typer.echo(_sharing(study, places=len(slots)))
-    typer.echo(f"judging: {facts['protocol']}")
-    typer.echo(f"folder: {facts['folder']} ({facts['free_gib']:.0f} GiB free)")
+    for line in graph_lines(study, facts):
+        typer.echo(line)
+    typer.echo()
+    typer.echo(_places(study, facts))
+    if study.launch.share and study.launch.on == "local":
+        typer.echo(_sharing(study, places=len(facts["slots"])))
+    for line in total_lines(facts):
+        typer.echo(line)
+
+
+def _say(text: str) -> None:
+    """Progress, for who looks on; a log has no use for it."""
+    if sys.stderr.isatty():
+        typer.echo(text, err=True)
+
+
+def _places(study: Study, facts: dict[str, Any]) -> str:
+    """How many runs, and how many at a time."""
+    count, slots = len(facts["runs"]), facts["slots"]
+    runs = f"{count} run{'s' if count > 1 else ''}"
+    if facts["cluster"]:
+        limit = study.launch.max_parallel
+        most = f"at most {limit} at a time" if limit else "as many at a time as the cluster gives"
+        return f"{runs} on {study.launch.on}, {most}"
+    different = dict.fromkeys(slots)
+    where = ", ".join(f"{slots.count(slot)} on {slot}" for slot in different)
+    return f"{runs}, {len(slots)} at a time: {where}"
 
 
 def check_data_folder(study: Study) -> None:
@@ -117,43 +146,3 @@ def _sharing(study: Study, *, places: int) -> str:
         f"launch.share: {min(places, entries)} runs of a seed decode each clip once between them; "
         f"clips that wait take at most {study.launch.share_gib:g} GiB of memory"
     )
-
-
-def _facts(study: Any, runs: Path) -> dict[str, Any]:
-    from regatta.config.expand import expand_study, protocol_id
-    from regatta.core.files import existing_parent
-    from regatta.orchestrate.devices import find_slots, this_machine
-    from regatta.orchestrate.plan import start_together
-    from regatta.records.run_folder import StudyFolder
-
-    folder = StudyFolder(runs / study.name)
-    protocol = protocol_id(study.protocol)
-    place = existing_parent(folder.path)
-    machine = this_machine(study.launch)
-    launch = start_together(study, machine)
-    most = max(machine.cores, len(study.trained_entries))
-    return {
-        "study": study.name,
-        "runs": [
-            {
-                "run_id": spec.run_id,
-                "entry": spec.entry.name,
-                "seed": spec.seed,
-                "state": _state(folder, spec, protocol),
-            }
-            for spec in expand_study(study)
-        ],
-        "slots": [str(slot) for slot in find_slots(launch, runs=most, machine=machine)],
-        "protocol": protocol,
-        "folder": str(folder.path),
-        "free_gib": shutil.disk_usage(place).free / 2**30,
-    }
-
-
-def _state(folder: Any, spec: RunSpec, protocol: str) -> str:
-    run = folder.run(spec.run_id)
-    if spec.entry.is_imported:
-        return "imported" if run.is_judged(protocol) else "not imported"
-    if run.is_trained() and run.is_judged(protocol):
-        return "done already"
-    return "trained already, to be judged" if run.is_trained() else "to be trained and judged"

@@ -354,9 +354,3 @@ def check_ranks(chosen: Chosen, world: int, *, trains_only: bool) -> None:
             where="train.parallel",
             hint="add --parallel ddp, or start without torchrun",
         )
-
-
-def study_for_ranks(study: Study, world: int) -> Study:
-    """The study as the ranks of torchrun do it: one run at a time, each on all of them."""
-    launch = study.launch.model_copy(update={"devices": world, "max_parallel": 1})
-    return study.model_copy(update={"launch": launch})

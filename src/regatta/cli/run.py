@@ -248,9 +248,8 @@ def _supervise(
     chosen: Chosen,
 ) -> int:
     """Have the study done by what launch.on names, or by the ranks of torchrun."""
-    from regatta.cli.choose import study_for_ranks
     from regatta.orchestrate.finish import CLI_COMMAND
-    from regatta.orchestrate.plan import WORKER_COMMAND
+    from regatta.orchestrate.plan import WORKER_COMMAND, study_for_ranks
 
     worker_command = how.worker_command or WORKER_COMMAND
     on = "local" if crew else study.launch.on

@@ -31,13 +31,13 @@ def status(target: Target = None, runs: Runs = RUNS, as_json: AsJson = False) ->
 
 def status_lines(view: StudyView) -> list[str]:
     """The study in lines: a summary, one per run, and the next step of each that needs one."""
-    from regatta.orchestrate.watch import describe, summary
+    from regatta.orchestrate.words import describe, is_in_trouble, summary
 
     lines = [summary(view)]
     width = max((len(run.run_id) for run in view.runs), default=0)
     for run in view.runs:
         lines.append(f"  {run.run_id:<{width}}  {describe(run.status)}")
-        if run.status.next_step and run.status.state in {"failed", "lost", "interrupted"}:
+        if run.status.next_step and is_in_trouble(run.status):
             lines.append(f"  {'':<{width}}  next: {run.status.next_step}")
     if view.report:
         lines.append(f"  report: {view.report}")

@@ -13,6 +13,7 @@ import signal
 import subprocess
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +32,11 @@ from regatta.orchestrate.plan import (
     is_prepared,
     judge_part,
     plan_study,
+    study_for_ranks,
 )
+from regatta.orchestrate.rank_crew import Crew
+from regatta.orchestrate.rank_places import slurm_place
+from regatta.orchestrate.ranks import RankLauncher, follow_first
 from regatta.orchestrate.run_states import write_failed, write_lost, write_requeued
 from regatta.orchestrate.supervisor import Supervisor
 from regatta.records.run_folder import RunFolder, StudyFolder
@@ -125,12 +130,26 @@ class ClusterTask:
         if not is_prepared(folder, study):
             print("the data are not prepared, see prepare.log", flush=True)
             return 1
+        place = slurm_place(folder.path)
+        if place is None:
+            return self._train_here(folder, study, stop, None)
+        if place.rank:
+            return follow_first(place, stop)
+        with Crew(place, stop) as crew:
+            code = self._train_here(folder, study_for_ranks(study, crew.world), stop, crew)
+            crew.dismiss(code)
+        return code
+
+    def _train_here(
+        self, folder: StudyFolder, study: Study, stop: StopFlag, crew: Crew | None
+    ) -> int:
         tasks = [
             replace(task, needs=(), after=())
             for task in self._planned(folder, study)
             if task.kind == "train" and task.run_ids[0] in self.run_ids
         ]
-        return self._supervisor(folder, study, stop, "train", self.run_ids).run_only(tasks)
+        supervisor = self._supervisor(folder, study, stop, "train", self.run_ids, crew=crew)
+        return supervisor.run_only(tasks)
 
     def _judge(self, folder: StudyFolder, study: Study, stop: StopFlag) -> int:
         task = judge_part(
@@ -166,15 +185,17 @@ class ClusterTask:
         mine: Collection[str],
         *,
         speaks: bool = True,
+        crew: Crew | None = None,
     ) -> Supervisor:
         machine = _allocated_machine(study)
         launch = study.launch.model_copy(
-            update={"device_ids": None, "max_parallel": None, "on": "local"}
+            update={"device_ids": None, "max_parallel": 1 if crew else None, "on": "local"}
         )
+        make = partial(RankLauncher, crew=crew) if crew else LocalLauncher
         return Supervisor(
             folder,
             study,
-            LocalLauncher(machine, launch, runs=max(1, len(self.run_ids))),
+            make(machine, launch, runs=max(1, len(self.run_ids))),
             stop=stop,
             say=_say,
             tick=None,

@@ -180,6 +180,12 @@ def fit_to_machine(study: Study, machine: Machine) -> Study:
     return study.model_copy(update={"launch": launch})
 
 
+def study_for_ranks(study: Study, world: int) -> Study:
+    """The study as processes do it that were started together: one run at a time, on all."""
+    launch = study.launch.model_copy(update={"devices": world, "max_parallel": 1})
+    return study.model_copy(update={"launch": launch})
+
+
 def start_together(study: Study, machine: Machine) -> LaunchSection:
     """The launch section; runs that share their clips all start, on however few cores.
 
