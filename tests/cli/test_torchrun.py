@@ -10,102 +10,27 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from regatta.config.expand import expand_study
 from regatta.core.files import read_json, write_json
 from regatta.core.seeds import stream
 from regatta.data.manifest import Manifest
-from regatta.orchestrate.ranks import under_torchrun
-from regatta.records.run_folder import RunFolder, StudyFolder
-from regatta.records.status import Status, read_status
+from regatta.orchestrate.rank_places import Place, under_torchrun
+from regatta.records.run_folder import StudyFolder
 from regatta.worker.rank_notes import RankNotes
+from tests.cli.torchrun_home import RECIPE, SMALL, WHAT, Home, open_home, sets
 from tests.orchestrate.toy import Toy, lives, toy_mapping, toy_study, wait_until
-
-SMALL = {"train_clips": 16, "validation_clips": 4, "test_clips": 4, "frames": 16}
-WHAT = ["--data", "rotors", "--size", "tiny", "--checkpoint", "none", "--device", "cpu"]
-RECIPE = ["--batch-size", "3", "--lr", "1e-3", "--parallel", "ddp"]
-
-
-@dataclass
-class Home:
-    """A folder to work in; every process of it carries a variable by which it is found again."""
-
-    path: Path
-    started: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def start(self, *arguments: str, ranks: int) -> subprocess.Popen[str]:
-        """A verb under torchrun, or without it for `ranks` 0."""
-        torchrun = ["torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", "-m"]
-        child = subprocess.Popen(
-            [sys.executable, "-m", *(torchrun if ranks else []), "regatta", *arguments],
-            cwd=self.path,
-            env={**os.environ, "REGATTA_TEST_HOME": str(self.path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.started.append(child)
-        return child
-
-    def call(self, *arguments: str, ranks: int) -> tuple[int, str]:
-        return self.end(self.start(*arguments, ranks=ranks))
-
-    def end(self, child: subprocess.Popen[str]) -> tuple[int, str]:
-        output, _ = child.communicate(timeout=180)
-        return child.returncode, output
-
-    def processes(self, *, rank: str | None = None, worker: bool = False) -> list[int]:
-        """Living processes of this home, of one rank if named, only workers if asked."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                variables = (entry / "environ").read_bytes().split(b"\0")
-                is_worker = b"regatta.worker" in (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            mine = f"REGATTA_TEST_HOME={self.path}".encode() in variables
-            ranked = rank is None or f"RANK={rank}".encode() in variables
-            if mine and ranked and (is_worker or not worker):
-                found.append(int(entry.name))
-        return found
-
-    def study(self, name: str) -> StudyFolder:
-        return StudyFolder(self.path / "runs" / name)
-
-    def run(self, name: str, entry: str = "videomae") -> RunFolder:
-        folder = self.study(name)
-        specs = expand_study(folder.study())
-        return folder.run(next(spec.run_id for spec in specs if spec.entry.name == entry))
-
-    def status(self, name: str) -> Status:
-        return read_status(self.run(name).status)
-
-
-def sets(**keys: Any) -> list[str]:
-    options = {f"data.options.{key}": value for key, value in SMALL.items()}
-    pairs = {**options, **keys}.items()
-    return [part for key, value in pairs for part in ("--set", f"{key}={value}")]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    """One folder for all: the clips are generated once. At the end no process of it is left."""
-    folder = Home(tmp_path_factory.mktemp("home"))
-    try:
-        yield folder
-        wait_until(lambda: not folder.processes(), "every process is gone")
-    finally:
-        for child in folder.started:
-            child.kill()
-        for pid in folder.processes():
-            os.kill(pid, signal.SIGKILL)
+    """One folder for all: the clips are generated once."""
+    with open_home(tmp_path_factory.mktemp("home")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -300,18 +225,31 @@ def test_an_error_before_the_work_ends_every_rank_with_its_code(ranks: Ranks):
     assert outputs[1] == ""
 
 
-def test_a_group_over_several_machines_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_only_a_group_on_one_machine_counts_restarts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    assert under_torchrun() is None
+    assert under_torchrun(tmp_path) is None
     numbers = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4", "MASTER_PORT": "29500"}
     for key, value in {**numbers, "TORCHELASTIC_RUN_ID": "none"}.items():
         monkeypatch.setenv(key, value)
-    place = under_torchrun()
-    assert place is not None
-    assert (place.rank, place.world) == (3, 4)
+
+    def places() -> tuple[Place, Place]:
+        found = []
+        for count in ("0", "1"):
+            monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+            place = under_torchrun(tmp_path)
+            assert place is not None
+            found.append(place)
+        return found[0], found[1]
+
+    first, second = places()
+    assert (first.rank, first.world, first.spans_machines) == (3, 4, False)
+    assert first.socket_path != second.socket_path, "a restart must not meet the group before"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(Exception, match="on several machines"):
-        under_torchrun()
+    first, second = places()
+    assert first.spans_machines
+    assert first.meeting_file == second.meeting_file, "machines count their restarts apart"
 
 
 def test_the_first_rank_reads_only_notes_of_its_own_time(

@@ -74,8 +74,15 @@ CONF
     exit 1
 }
 
+start_once() {
+    # Test processes may come here at the same time. The daemons must not keep the lock.
+    exec 9> "$home.lock"
+    flock 9
+    sinfo > /dev/null 2>&1 || { stop; start 9>&-; }
+}
+
 case ${1:-} in
-    start) sinfo > /dev/null 2>&1 || { stop; start; } ;;
+    start) start_once ;;
     stop) stop ;;
     *) echo "usage: $0 start|stop" >&2; exit 2 ;;
 esac

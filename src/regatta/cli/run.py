@@ -278,7 +278,7 @@ def _supervise(
 
     return run_study(
         folder,
-        study_for_ranks(study, crew.world) if crew else study,
+        study_for_ranks(study, crew.here) if crew else study,
         stop=stop,
         echo=echo,
         tick=tick,

@@ -91,6 +91,12 @@ class LaunchSection(Section):
     """ray: `auto` = the cluster that this machine belongs to, or ray://host:port; None = start one
     here for the length of the launch."""
 
+    @field_validator("time", mode="before")
+    @classmethod
+    def _plain_minutes(cls, value: object) -> object:
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        return str(value) if is_number else value
+
     @field_validator("time")
     @classmethod
     def _readable_time(cls, text: str | None) -> str | None:

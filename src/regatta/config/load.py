@@ -3,7 +3,6 @@ spelling."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,62 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from regatta.config.picture_recipe import check_picture_recipe
 from regatta.config.schema import IMPORTED, DataSection, EntrySection, Study, TrainSection
+from regatta.config.strict_yaml import read_yaml
 from regatta.core.errors import ConfigError
 from regatta.core.registry import MODELS, PROTOCOLS, SOURCES, Registry, nearest, unknown_name
 
 MAX_STUDY_BYTES = 1 << 20
-MAX_ALIASES = 64
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice and more aliases than a person would write."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._aliases = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            self._aliases += 1
-            if self._aliases > MAX_ALIASES:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"more than {MAX_ALIASES} aliases"
-                )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen and key != "<<":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key '{key}' is written twice", key_node.start_mark
-                )
-            seen.add(key if isinstance(key, str) else str(key))
-        return super().construct_mapping(node, deep)
-
-
-# "1e-5" is a number to every researcher; YAML 1.1 reads it as text because it has no dot.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def read_yaml(text: str, *, where: object) -> Any:
-    """Parse YAML without running anything from it; ConfigError with line and column."""
-    try:
-        loader = _StrictLoader(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark else where
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"the study file is not valid YAML: {problem}", where=place) from error
 
 
 def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:

@@ -136,7 +136,7 @@ class ClusterTask:
         if place.rank:
             return follow_first(place, stop)
         with Crew(place, stop) as crew:
-            code = self._train_here(folder, study_for_ranks(study, crew.world), stop, crew)
+            code = self._train_here(folder, study_for_ranks(study, crew.here), stop, crew)
             crew.dismiss(code)
         return code
 

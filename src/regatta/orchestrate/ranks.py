@@ -1,27 +1,30 @@
-"""`regatta train` under torchrun: the first rank supervises, the others start what it orders.
+"""Processes that torchrun, or a Slurm step, started together: the first supervises, others obey.
 
 Each rank trains in a worker process of its own. So a run that fails harms no other, every run and
-every restart meets at a fresh port, and no launcher ever starts torchrun inside torchrun. Orders
-are lines of JSON over a Unix socket; a rank that is gone closes it, so nobody waits for the dead.
+every restart meets at a fresh port, and no launcher ever starts torchrun inside torchrun. A rank
+that is gone, or whose machine is, is lost to the first one, so nobody waits for the dead.
+
+    place = under_torchrun(runs) or slurm_place(runs)
+    if place and place.rank:
+        return follow_first(place, stop)
+    with Crew(place, stop) as crew:
+        ... RankLauncher(machine, launch, runs=n, crew=crew) ...
+        crew.dismiss(exit_code)
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import subprocess
-import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from regatta.config.schema import LaunchSection
-from regatta.core.errors import ConfigError, EnvironmentFault, RegattaError
+from regatta.core.errors import EnvironmentFault, RecordError
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.devices import Machine, Placement
 from regatta.orchestrate.local import (
@@ -33,153 +36,13 @@ from regatta.orchestrate.local import (
 )
 from regatta.orchestrate.plan import Task
 from regatta.orchestrate.processes import descendants, signal_group, signal_process
+from regatta.orchestrate.rank_crew import LOOPBACK, NOT_SHARED, Crew
+from regatta.orchestrate.rank_links import Link, free_port, knock, knock_here
+from regatta.orchestrate.rank_places import Place
 
-MEETING_SECONDS = 60.0
-"""Time for all ranks to come to the first one."""
 PARTING_SECONDS = 10.0
 """Once one rank's worker has ended the others have this long: they cannot go on without it."""
 _POLL_SECONDS = 0.1
-_LOST = -signal.SIGKILL
-
-
-@dataclass(frozen=True)
-class Torchrun:
-    """This process among those that torchrun started on this machine."""
-
-    rank: int
-    world: int
-    address: Path
-    """Socket of the first rank."""
-
-
-def under_torchrun() -> Torchrun | None:
-    """Our place in torchrun's group, or None when torchrun did not start this process.
-
-    Raises:
-        ConfigError: the group spans several machines.
-    """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return None
-    world, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    if world != here:
-        raise ConfigError(
-            f"torchrun started {world} processes on several machines",
-            hint="start it on one machine: torchrun --standalone --nproc_per_node=N",
-        )
-    # No two living groups of one machine share a port; a restart of one must not meet the old one.
-    group = f"{os.environ['MASTER_PORT']}-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    address = Path(tempfile.gettempdir()) / f"regatta-{os.getuid()}-{group}.sock"
-    return Torchrun(int(os.environ["RANK"]), world, address)
-
-
-class _Link:
-    """One end of a connection that carries JSON objects, one per line."""
-
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket, self._rest = connected, b""
-
-    def send(self, **message: Any) -> None:
-        """Send it; whoever is gone is noticed by `receive`."""
-        with suppress(OSError):
-            self._socket.settimeout(MEETING_SECONDS)
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self, seconds: float) -> list[dict[str, Any]]:
-        """Messages that are there or come within the time; EOFError when the other is gone."""
-        self._socket.settimeout(max(seconds, 0.001))
-        try:
-            read = self._socket.recv(1 << 16)
-        except TimeoutError:
-            return []
-        except OSError as error:
-            raise EOFError from error
-        if not read:
-            raise EOFError
-        *lines, self._rest = (self._rest + read).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-class Crew:
-    """The other ranks as the first one sees them. Leaving the block lets them go."""
-
-    def __init__(self, place: Torchrun, stop: StopFlag) -> None:
-        self._place, self._stop = place, stop
-        self._links: dict[int, _Link] = {}
-        self._parent = os.getppid()
-        self.ends: dict[int, int] = {}
-        """Rank -> exit code of its worker, for the training under way."""
-
-    @property
-    def world(self) -> int:
-        return self._place.world
-
-    def __enter__(self) -> Crew:
-        """Wait for all ranks.
-
-        Raises:
-            EnvironmentFault: not all came in time, or the socket cannot be made.
-        """
-        address = self._place.address
-        try:
-            address.unlink(missing_ok=True)
-            with socket.socket(socket.AF_UNIX) as listener:
-                listener.bind(str(address))
-                listener.listen(self.world)
-                listener.settimeout(_POLL_SECONDS)
-                self._accept(listener)
-        except OSError as error:
-            raise EnvironmentFault(f"the ranks cannot meet: {error}", where=address) from error
-        finally:
-            with suppress(OSError):
-                address.unlink(missing_ok=True)
-        return self
-
-    def _accept(self, listener: socket.socket) -> None:
-        deadline = time.monotonic() + MEETING_SECONDS
-        while len(self._links) < self.world - 1 and not self._stop.requested:
-            if time.monotonic() > deadline:
-                came = len(self._links) + 1
-                raise EnvironmentFault(f"{came} of {self.world} processes of torchrun came")
-            with suppress(TimeoutError, EOFError):
-                link = _Link(listener.accept()[0])
-                for hello in link.receive(MEETING_SECONDS):
-                    self._links[int(hello["rank"])] = link
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.dismiss(error.exit_code if isinstance(error, RegattaError) else 1)
-        for link in self._links.values():
-            link.close()
-
-    def dismiss(self, code: int) -> None:
-        """Let the other ranks leave with this exit code."""
-        self.order(leave=code)
-
-    def order(self, **message: Any) -> None:
-        for link in self._links.values():
-            link.send(**message)
-
-    def listen(self) -> None:
-        """Take in what the ranks say; a lost one, or a lost torchrun, is a request to stop."""
-        if os.getppid() != self._parent and not self._stop.requested:
-            self._stop.request("SIGTERM")
-        for rank, link in list(self._links.items()):
-            try:
-                messages = link.receive(0)
-            except EOFError:
-                self._links.pop(rank).close()
-                self.ends.setdefault(rank, _LOST)
-                messages = [{"stop": "SIGTERM"}]
-            for message in messages:
-                if "ended" in message:
-                    self.ends.setdefault(rank, int(message["ended"]))
-                elif not self._stop.requested:
-                    self._stop.request(str(message["stop"]))
 
 
 @dataclass
@@ -193,15 +56,16 @@ class _Group:
 
 
 class RankLauncher(LocalLauncher):
-    """Starts a training in every rank of torchrun, one at a time; other tasks in the first."""
+    """Starts a training in every rank of the group, one at a time; other tasks in the first."""
 
     def __init__(self, machine: Machine, launch: LaunchSection, *, runs: int, crew: Crew) -> None:
         super().__init__(machine, launch, runs=runs)
         self._crew = crew
+        self._names_gpus = launch.device_ids is not None
         self._group: _Group | None = None
 
     def describe(self) -> str:
-        return f"torchrun, {self._crew.world} processes, {super().describe()}"
+        return f"{self._crew.describe()}, {super().describe()}"
 
     def refusal(self, task: Task, *, alone: bool) -> Refusal | None:
         """As for one process; the first rank's worker may be gone before those of the others."""
@@ -213,12 +77,25 @@ class RankLauncher(LocalLauncher):
         if task.kind != "train":
             return super()._spawn(task, placement, threads)
         argv = task.argv(device=placement.device, threads=threads)
-        env = {**task_environment(placement, threads), **task.env, **_meeting_point()}
+        places = task_environment(placement, threads)
+        shared = {**task.env, **self._meeting_point()}
+        env = {**places, **shared, **self._crew.environment}
         own = start_bound(argv, log=task.log, env=env)
         self._crew.ends.clear()
         self._group = _Group(task.id)
-        self._crew.order(start=argv, env=env, log=str(task.log))
+        self._crew.order_start(argv, {**places, **shared}, log=task.log)
+        if placement.gpu_ids and not self._names_gpus:
+            # Numbers of this machine's free GPUs say nothing of those that another one gave us.
+            places.pop("CUDA_VISIBLE_DEVICES")
+        self._crew.order_start_elsewhere(argv, {**places, **shared}, log=task.log)
         return own
+
+    def _meeting_point(self) -> dict[str, str]:
+        """Variables that let the workers of one start find each other, apart from other starts."""
+        port = free_port("" if self._crew.spans_machines else LOOPBACK)
+        # torchrun's own store still holds the addresses of the run before.
+        store = {"TORCHELASTIC_USE_AGENT_STORE": "False"}
+        return {"MASTER_ADDR": self._crew.address, "MASTER_PORT": str(port), **store}
 
     def wait(self, seconds: float) -> list[Ended]:
         """As for one process; a training has ended when every rank's worker has."""
@@ -272,82 +149,107 @@ class RankLauncher(LocalLauncher):
         super().close()
 
 
-def _meeting_point() -> dict[str, str]:
-    """Variables that let the workers of one start find each other, apart from all other starts."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    # torchrun's own store still holds the addresses of the run before.
-    store = {"TORCHELASTIC_USE_AGENT_STORE": "False"}
-    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **store}
+def follow_first(place: Place, stop: StopFlag) -> int:
+    """Do what the first rank orders until it lets go; returns the exit code that it gives.
+
+    Raises:
+        EnvironmentFault: the first rank was not found (told by one rank of each other machine).
+    """
+    return _Follower(place, stop).follow()
 
 
-def follow_first(place: Torchrun, stop: StopFlag) -> int:
-    """Do what the first rank orders until it lets go; returns the exit code that it gives."""
-    parent = os.getppid()
-    link = _meet(place, stop, parent)
-    if link is None:
-        return stop.exit_code if stop.requested else 1
-    child: subprocess.Popen[bytes] | None = None
-    told = False
-    try:
+class _Follower:
+    """A rank that is not the first: it starts and ends a worker as it is told."""
+
+    def __init__(self, place: Place, stop: StopFlag) -> None:
+        self._place, self._stop = place, stop
+        self._parent = os.getppid()
+        self._deadline = time.monotonic() + place.meeting_seconds
+        self._child: subprocess.Popen[bytes] | None = None
+        self._met = False
+        """Whether the first rank has all ranks; before that it may turn out to be a stale one."""
+
+    def follow(self) -> int:
+        while not self._met:
+            link = self._find_first()
+            if link is None:
+                break
+            try:
+                return self._serve(link)
+            except EOFError:
+                time.sleep(_POLL_SECONDS)
+            finally:
+                if self._child is not None:
+                    _kill(self._child)
+                link.close()
+        return self._stop.exit_code if self._stop.requested else 1
+
+    def _find_first(self) -> Link | None:
+        """The connection to the first rank, or None when we should leave or it did not come."""
+        why = "it went away before all had met"
+        while not self._should_leave():
+            if time.monotonic() > self._deadline:
+                return self._despair(why)
+            try:
+                return self._knock()
+            except RecordError as error:
+                why = error.what
+                time.sleep(_POLL_SECONDS / 2)
+        return None
+
+    def _knock(self) -> Link:
+        place, host = self._place, socket.gethostname()
+        hello = {"rank": place.rank, "group": place.group, "host": host, "node": place.node}
+        if place.spans_machines:
+            return knock(place.meeting_file, hello=hello)
+        return knock_here(place.socket_path, hello=hello)
+
+    def _despair(self, why: str) -> None:
+        if not self._place.spans_machines or self._place.local_rank:
+            return
+        raise EnvironmentFault(
+            f"{self._place} did not find the first rank of {self._place.starter} within "
+            f"{self._place.meeting_seconds:.0f} s: {why}",
+            where=self._place.meeting_file.absolute(),
+            hint=NOT_SHARED,
+        )
+
+    def _serve(self, link: Link) -> int:
+        """Obey until the first rank lets go; EOFError when it is gone."""
+        told = False
         while True:
             for message in link.receive(_POLL_SECONDS):
                 if "leave" in message:
                     return message["leave"]
-                child = _obey(message, child)
-            if child is not None and child.poll() is not None:
-                link.send(ended=child.returncode)
-                child = None
-            if os.getppid() != parent and not stop.requested:
-                # torchrun is gone: leave as after its signal, with everything saved.
-                stop.request("SIGTERM")
-            if stop.requested and not told:
+                self._met = self._met or "met" in message
+                self._child = self._obey(message)
+            if self._child is not None and self._child.poll() is not None:
+                link.send(ended=self._child.returncode)
+                self._child = None
+            # Without its starter a rank leaves as after a signal, with everything saved.
+            if self._should_leave() and not told:
                 told = True
-                link.send(stop=stop.signal_name)
-    except EOFError:
-        pass
-    finally:
-        if child is not None:
+                link.send(stop=self._stop.signal_name)
+
+    def _should_leave(self) -> bool:
+        if os.getppid() != self._parent and not self._stop.requested:
+            self._stop.request("SIGTERM")
+        return self._stop.requested
+
+    def _obey(self, message: dict[str, Any]) -> subprocess.Popen[bytes] | None:
+        child = self._child
+        if "start" in message:
+            env = {**message["env"], **self._place.environment}
+            return start_bound(message["start"], log=Path(message["log"]), env=env)
+        if child is None or child.poll() is not None:
+            return child
+        if "terminate" in message:
+            child.terminate()
+        elif "kill" in message:
             _kill(child)
-        link.close()
-    return stop.exit_code if stop.requested else 1
-
-
-def _meet(place: Torchrun, stop: StopFlag, parent: int) -> _Link | None:
-    """The connection to the first rank, or None when it did not come or we should leave."""
-    deadline = time.monotonic() + MEETING_SECONDS
-    while time.monotonic() < deadline and not stop.requested and os.getppid() == parent:
-        connecting = socket.socket(socket.AF_UNIX)
-        try:
-            connecting.connect(str(place.address))
-            # In a folder for all users anybody could listen at this name.
-            if place.address.stat().st_uid != os.getuid():
-                raise PermissionError
-        except OSError:
-            connecting.close()
-            time.sleep(_POLL_SECONDS / 2)
-            continue
-        link = _Link(connecting)
-        link.send(rank=place.rank)
-        return link
-    return None
-
-
-def _obey(
-    message: dict[str, Any], child: subprocess.Popen[bytes] | None
-) -> subprocess.Popen[bytes] | None:
-    if "start" in message:
-        return start_bound(message["start"], log=Path(message["log"]), env=message["env"])
-    if child is None or child.poll() is not None:
+        elif "dump" in message:
+            child.send_signal(signal.SIGUSR1)
         return child
-    if "terminate" in message:
-        child.terminate()
-    elif "kill" in message:
-        _kill(child)
-    elif "dump" in message:
-        child.send_signal(signal.SIGUSR1)
-    return child
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:

@@ -12,6 +12,8 @@ from regatta.core.errors import ConfigError, EnvironmentFault, MissingExtraError
 from regatta.core.registry import unknown_name
 
 ANSWER_SECONDS = 60.0
+EARLY_SECONDS = 60
+"""By which Slurm's warning of the time limit may come too soon (man sbatch, --signal)."""
 LONGEST_MINUTES = 7 * 24 * 60
 """Asked for where neither the study nor the cluster limits the time."""
 
@@ -169,10 +171,10 @@ def _minutes(launch: LaunchSection, partition: Partition) -> int:
             "or choose another launch.partition",
         )
     minutes = asked or partition.default_minutes or partition.most_minutes or LONGEST_MINUTES
-    if minutes * 60 <= launch.signal_seconds:
+    if minutes * 60 < launch.signal_seconds + 2 * EARLY_SECONDS:
         raise ConfigError(
-            f"a job of {minutes} minutes is over before launch.signal_seconds "
-            f"({launch.signal_seconds}) leave it time to work",
+            f"a job of {minutes} minutes is told to save {launch.signal_seconds} s before its end "
+            f"(launch.signal_seconds), which Slurm may do {EARLY_SECONDS} s early: no time to work",
             hint="raise launch.time, or lower launch.signal_seconds",
         )
     return minutes
