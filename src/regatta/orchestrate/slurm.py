@@ -8,7 +8,7 @@ a launch that comes later finds it, and submits nothing twice.
 
 from __future__ import annotations
 
-import getpass
+import os
 import secrets
 import subprocess
 import time
@@ -227,7 +227,7 @@ def queued_jobs(submission: Submission) -> list[Job]:
     Raises:
         EnvironmentFault: the queue cannot be asked.
     """
-    text = run_slurm("squeue", "-h", "-r", "-u", getpass.getuser(), "-o", "%i|%T|%r|%N|%j")
+    text = run_slurm("squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i|%T|%r|%N|%j")
     rows = [line.split("|", 4) for line in text.splitlines()]
     mine = [row for row in rows if len(row) == 5 and row[4].startswith(f"{submission.token}.")]
     return [Job(*row[:4]) for row in mine]
@@ -253,11 +253,10 @@ def ask_to_leave(jobs: Sequence[Job], *, at_once: bool = False) -> None:
 
 def last_words(folder: StudyFolder, submission: Submission, run_id: str) -> str:
     """The last error in the output of the run's own job; "" when there is none."""
-    for stage in submission.stages:
-        for number, run_ids in enumerate(stage.elements):
-            if run_id in run_ids:
-                name = stage.job_id + (f"_{number}" if len(stage.elements) > 1 else "")
-                return last_error_line(folder.path / "slurm" / stage.name / f"{name}_0_log.out")
+    stages = {stage.job_id: stage.name for stage in submission.stages}
+    for job in submission.jobs_of(run_id):
+        folder_name = stages[job.partition("_")[0]]
+        return last_error_line(folder.path / "slurm" / folder_name / f"{job}_0_log.out")
     return ""
 
 
