@@ -64,6 +64,13 @@ def jobs_of(toy: Toy) -> list[dict[str, str]]:
     ]
 
 
+def job_of(toy: Toy, entry: str) -> str:
+    """The job that trains an entry, as Slurm numbers it."""
+    submission = read_submission(toy.folder.submission)
+    assert submission is not None
+    return next(iter(submission.jobs_of(toy.run_id(entry))))
+
+
 def is_holding(toy: Toy, entry: str) -> bool:
     status = toy.status(entry)
     return status.state == "running" and status.step == 99
@@ -111,28 +118,23 @@ def test_a_job_whose_time_is_up_queues_again_and_resumes(toy: Toy):
     toy.order({"train:ann": ["hold"]})
     launch = toy.start("run")
     wait_until(lambda: is_holding(toy, "ann"), "ann is held", seconds=SECONDS)
-    job = read_submission(toy.folder.submission)
-    assert job is not None
-    number, position = job.jobs_of(toy.run_id("ann"))[0]
+    token = read_json(toy.folder.submission)["token"]
     # What Slurm sends when the time limit is near.
-    subprocess.run(["scancel", "--signal=USR2", f"{number}_{position}"], check=True)
+    subprocess.run(["scancel", "--signal=USR2", job_of(toy, "ann")], check=True)
     wait_until(lambda: toy.status("ann").cause == "requeued", "ann is queued again", seconds=60)
     output, _ = launch.communicate(timeout=SECONDS)
     assert launch.returncode == 0, output
     starts = [start for start in toy.starts("train") if start["names"] == ["ann"]]
     assert [start["begin"] for start in starts] == [0, 2]
     assert toy.status("ann").state == "done"
-    assert read_json(toy.folder.submission)["token"] == job.token
+    assert read_json(toy.folder.submission)["token"] == token
 
 
 def test_a_job_that_is_pre_empted_without_warning_is_resumed_by_slurm(toy: Toy):
     toy.order({"train:ann": ["hold"]})
     launch = toy.start("run")
     wait_until(lambda: is_holding(toy, "ann"), "ann is held", seconds=SECONDS)
-    submission = read_submission(toy.folder.submission)
-    assert submission is not None
-    number, position = submission.jobs_of(toy.run_id("ann"))[0]
-    subprocess.run(["scontrol", "requeue", f"{number}_{position}"], check=True)
+    subprocess.run(["scontrol", "requeue", job_of(toy, "ann")], check=True)
     output, _ = launch.communicate(timeout=SECONDS)
     assert launch.returncode == 0, output
     starts = [start for start in toy.starts("train") if start["names"] == ["ann"]]
@@ -183,6 +185,17 @@ def test_stop_saves_and_leaves_no_job_and_the_next_launch_goes_on(toy: Toy):
     assert sorted(start["begin"] for start in toy.starts("train")) == [0, 0, 2, 2]
 
 
+def test_one_run_is_stopped_and_the_others_go_on(toy: Toy):
+    toy.order({"train:ann": ["hold"]})
+    launch = toy.start("run")
+    wait_until(lambda: is_holding(toy, "ann"), "ann is held", seconds=SECONDS)
+    stopped = toy.call("stop", toy.run_id("ann"), "--runs", str(toy.runs_root))
+    assert stopped.code == 0, stopped.output
+    output, _ = launch.communicate(timeout=SECONDS)
+    assert launch.returncode == 1, output
+    assert (toy.status("ann").state, toy.status("bob").state) == ("interrupted", "done")
+
+
 def test_an_interrupt_of_the_launch_stops_its_jobs(toy: Toy):
     toy.order({"train:ann": ["hold"]})
     launch = toy.start("run")
@@ -215,10 +228,7 @@ def test_a_job_that_a_person_cancels_is_not_called_done(toy: Toy):
     toy.order({"train:ann": ["hold"]})
     launch = toy.start("run")
     wait_until(lambda: is_holding(toy, "ann"), "ann is held", seconds=SECONDS)
-    submission = read_submission(toy.folder.submission)
-    assert submission is not None
-    number, position = submission.jobs_of(toy.run_id("ann"))[0]
-    subprocess.run(["scancel", f"{number}_{position}"], check=True)
+    subprocess.run(["scancel", job_of(toy, "ann")], check=True)
     output, _ = launch.communicate(timeout=SECONDS)
     assert launch.returncode == 1, output
     assert toy.status("ann").state == "interrupted"

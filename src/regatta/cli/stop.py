@@ -103,6 +103,11 @@ def _stop_jobs(view: StudyView) -> None:
 def _stop_run(folder: StudyFolder, run_id: str) -> None:
     view = StudyReader(folder).read()
     run = next((r for r in view.runs if r.run_id == run_id), None)
+    if view.jobs and run and run.status.state in {"queued", *LIVE}:
+        from regatta.orchestrate.slurm_study import stop_job_of
+
+        if stop_job_of(folder, run_id, typer.echo):
+            return
     if run is None or run.status.state not in LIVE or not run.status.process:
         typer.echo(f"{run_id} is not running" + (f" ({run.status.state})" if run else ""))
         return

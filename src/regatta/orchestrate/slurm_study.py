@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from regatta.config.expand import protocol_id, trained_runs
 from regatta.config.schema import Study
-from regatta.core.errors import EnvironmentFault, LeaseHeldError
+from regatta.core.errors import ConfigError, EnvironmentFault, LeaseHeldError
 from regatta.core.registry import unknown_name
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.finish import CLI_COMMAND, finish_study
@@ -318,3 +318,30 @@ def stop_submission(folder: StudyFolder, study: Study, say: Say, *, again: StopF
     _Watch(folder, study, submission, again, say, None).until_over()
     runs = [folder.run(spec.run_id) for spec in trained_runs(study)]
     _conclude(folder, study, runs, ALL_KINDS, again, say)
+
+
+def stop_job_of(folder: StudyFolder, run_id: str, say: Say) -> bool:
+    """Have the job that is at one run, or that will be, save and leave; False when there is none.
+
+    Raises:
+        ConfigError: the job is at other runs too.
+        EnvironmentFault: the queue cannot be asked from here.
+    """
+    submission = open_submission(folder.submission)
+    if submission is None:
+        return False
+    mine = submission.jobs_of(run_id)
+    there = [job for job in queued_jobs(submission) if job.job_id in mine]
+    beside = sorted({r for job in there for r in mine[job.job_id] if r != run_id})
+    if beside:
+        raise ConfigError(
+            f"{run_id} shares its job with others, so it cannot be stopped alone",
+            where=", ".join(beside),
+            hint=f"stop the whole study with: regatta stop {folder.path}",
+        )
+    ask_to_leave(there)
+    for job in there:
+        say(f"{run_id}: asked job {job.job_id} to save and leave")
+        if job.state == "PENDING":
+            write_stopped(folder.run(run_id), exit_code=None, was_running=False)
+    return bool(there)

@@ -41,14 +41,14 @@ class Submission:
     def job_ids(self) -> list[str]:
         return [stage.job_id for stage in self.stages]
 
-    def jobs_of(self, run_id: str) -> list[tuple[str, int]]:
-        """Job and position of every element that works on the run alone or with others."""
-        return [
-            (stage.job_id, position)
+    def jobs_of(self, run_id: str) -> dict[str, list[str]]:
+        """Jobs, as the scheduler numbers them, that work on the run -> all runs of each."""
+        return {
+            stage.job_id + (f"_{number}" if len(stage.elements) > 1 else ""): run_ids
             for stage in self.stages
-            for position, run_ids in enumerate(stage.elements)
+            for number, run_ids in enumerate(stage.elements)
             if run_id in run_ids
-        ]
+        }
 
     def with_state(self, state: Literal["submitted", "closed"]) -> Submission:
         return replace(self, state=state)
