@@ -32,7 +32,8 @@ from regatta.core.files import append_json_line, write_json
 from regatta.core.seeds import stream
 from regatta.data.frame_plan import FramePlan
 from regatta.evaluation.protocols import plan_all, resolve_protocol
-from regatta.records.predictions import Condition, write_complete, write_part
+from regatta.records.conditions import Condition
+from regatta.records.predictions import write_complete, write_part
 from regatta.records.run_folder import RunFolder, StudyFolder, open_study
 from regatta.records.status import Status, write_status
 

@@ -21,7 +21,8 @@ from regatta.config.load import study_from_mapping
 from regatta.config.schema import Study
 from regatta.core.files import append_json_line, write_json
 from regatta.core.seeds import stream
-from regatta.records.predictions import Condition, write_complete, write_part
+from regatta.records.conditions import Condition
+from regatta.records.predictions import write_complete, write_part
 from regatta.records.run_folder import RunFolder, StudyFolder, open_study
 from regatta.records.status import Status, write_status
 from tests.analysis.protocol_conditions import (

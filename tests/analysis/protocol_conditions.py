@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 
 COVERAGES = (10, 25, 50, 75, 100)
 STRIDES = (1, 2, 4, 8, 16)

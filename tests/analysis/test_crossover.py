@@ -27,7 +27,7 @@ from regatta.analysis.crossover import (
     sign_changes,
 )
 from regatta.analysis.judged import read_judged_study
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 from tests.analysis.build import build_judged_study
 from tests.analysis.planted import planted
 from tests.analysis.protocol_conditions import COVERAGES, STRIDES, conditions_of, grid_conditions

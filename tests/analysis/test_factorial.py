@@ -22,7 +22,7 @@ from regatta.analysis.factor_words import LOGIT, OVER_GROUPS, OVER_SAMPLES, SHAR
 from regatta.analysis.factorial import design_of, factor_files, factor_section, level_means
 from regatta.analysis.judged import JudgedStudy, read_judged_study
 from regatta.core.files import plain
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 from tests.analysis.build import build_judged_study
 from tests.analysis.planted import planted
 from tests.analysis.protocol_conditions import grid_conditions

@@ -8,7 +8,7 @@ import pytest
 
 from regatta.analysis.protocol_words import contrast_methods, protocol_words
 from regatta.config.schema import ProtocolSection
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 from tests.analysis.protocol_conditions import PROTOCOLS, conditions_of
 
 EXPECTED: dict[str, tuple[str, ...]] = {

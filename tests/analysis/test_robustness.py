@@ -18,7 +18,7 @@ from regatta.analysis.robustness import (
     representative_classes,
     robustness_class,
 )
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 from tests.analysis.protocol_conditions import grid_conditions
 
 SAMPLES = 200

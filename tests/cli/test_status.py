@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from regatta.core.files import write_json
 from regatta.records.status import Status, process_identity, write_status
 from tests.orchestrate.toy import Toy, toy_mapping, toy_study
 
@@ -79,3 +81,13 @@ def test_status_loads_neither_torch_nor_tables(tmp_path: Path):
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_silent_run_of_another_host_is_said_with_a_next_step(toy: Toy):
+    toy.open()
+    far = {**asdict(process_identity(1)), "host": "node7.example"}
+    status = Status(state="running", phase="train", process=far, heartbeat=time.time() - 1900)
+    write_json(toy.run("ann").status, asdict(status))
+    output = toy.call("status").output
+    assert "running train, silent: no sign of life for 31 min" in output
+    assert "next: look whether process 1 lives on node7.example" in output

@@ -16,7 +16,7 @@ from regatta.data.manifest import Sample
 from regatta.evaluation.grid import EntryInput, plan_clips
 from regatta.evaluation.protocols import Protocol, View
 from regatta.evaluation.view_scores import average_views
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 from tests.evaluation.tiny_judging import (
     TEMPLATE,
     TinyConv,

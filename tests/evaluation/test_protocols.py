@@ -21,7 +21,7 @@ from regatta.evaluation.protocols import (
     plan_all,
     still_conditions,
 )
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 from tests.evaluation.designs import resolve
 
 DESIGNS = {

@@ -229,11 +229,18 @@ def test_measured_memory_replaces_the_guess(launcher: LocalLauncher, tmp_path: P
 
 
 def test_starts_are_staggered_until_the_last_one_reports(launcher: LocalLauncher, tmp_path: Path):
-    task = python_task("first", FOREVER, tmp_path / "first")
+    guessed = Resources(memory_gib=0.1, memory_key="of nobody measured")
+    task = python_task("first", FOREVER, tmp_path / "first", guessed)
     other = python_task("other", FOREVER, tmp_path / "other")
     launcher.start(task, threads=1)
     assert launcher.refusal(other, alone=False) is not None
     launcher.reported("first")
+    assert launcher.refusal(other, alone=False) is None
+
+
+def test_a_task_whose_memory_is_known_holds_up_no_other(launcher: LocalLauncher, tmp_path: Path):
+    launcher.start(python_task("first", FOREVER, tmp_path / "first"), threads=1)
+    other = python_task("other", FOREVER, tmp_path / "other")
     assert launcher.refusal(other, alone=False) is None
 
 

@@ -148,7 +148,8 @@ def test_json_holds_every_fact_of_every_run(opened: Toy):
     lead(opened)
     content = json.loads(json.dumps(study_json(StudyReader(opened.folder).read())))
     assert set(content) == {
-        *("name", "path", "supervisor", "supervised", "counts", "report", "problem", "runs")
+        *("name", "path", "supervisor", "supervised", "jobs"),
+        *("counts", "report", "problem", "runs"),
     }
     assert content["supervisor"]["pid"] == this_process().pid
     ann, bob = content["runs"]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from regatta.core.errors import RecordError
+from regatta.records.conditions import Condition
 from regatta.records.fingerprint import check_same_conditions
 from regatta.records.metrics_stream import append_metrics, read_metrics, rewind_metrics
 from regatta.records.predictions import (
-    Condition,
     RunPredictions,
     read_run_predictions,
     write_complete,

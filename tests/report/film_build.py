@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from regatta.config.expand import protocol_id
+from regatta.records.conditions import Condition
 from regatta.records.film import Film, FilmInput, FilmSample, write_film
-from regatta.records.predictions import Condition, RunPredictions, read_run_predictions
+from regatta.records.predictions import RunPredictions, read_run_predictions
 from regatta.records.run_folder import StudyFolder
 from regatta.worker.film import make_sprite
 from tests.analysis.build import MODEL_FRAMES

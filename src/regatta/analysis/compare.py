@@ -40,7 +40,7 @@ from regatta.analysis.verdict import verdict_section
 from regatta.analysis.wording import plural
 from regatta.analysis.write import write_results
 from regatta.core.files import plain
-from regatta.records.predictions import find_condition
+from regatta.records.conditions import find_condition
 from regatta.records.run_folder import StudyFolder
 
 FORMAT = 4

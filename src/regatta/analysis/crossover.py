@@ -23,7 +23,7 @@ import numpy as np
 from regatta.analysis.bootstrap import Bootstrap, Interval
 from regatta.analysis.judged import JudgedStudy
 from regatta.analysis.tables import csv_text
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 
 LOG2_AXES = ("stride", "frames")
 PERCENT_AXES = ("coverage", "span", "position")

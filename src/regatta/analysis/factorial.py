@@ -34,7 +34,7 @@ from regatta.analysis.paired import adjust, family_correction
 from regatta.analysis.tables import csv_text
 from regatta.analysis.within_subjects import Factor, effect_name, effects_of, repeated_measures
 from regatta.analysis.wording import count
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 
 FEWEST_GROUPS = 10
 """Below this a group is no subject: the covariance of the cells would rest on too little."""

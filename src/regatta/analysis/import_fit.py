@@ -13,9 +13,10 @@ import numpy as np
 
 from regatta.analysis.same_samples import check_same_samples
 from regatta.core.errors import DataError
+from regatta.records.conditions import Condition
 from regatta.records.fingerprint import UNKNOWN
 from regatta.records.imports import Foreign, ForeignCounts, ForeignScores, shown
-from regatta.records.predictions import Condition, RunPredictions
+from regatta.records.predictions import RunPredictions
 
 OTHER_STUDY = "samples of another data set are compared apart: regatta compare --name OTHER ..."
 

@@ -23,18 +23,14 @@ from regatta.config.schema import Study
 from regatta.core.errors import RecordError
 from regatta.core.files import read_json
 from regatta.records.class_counts import CLASS_UNIT, ClassCounts, read_class_counts, unit_of
+from regatta.records.conditions import Condition, find_condition
 from regatta.records.fingerprint import (
     check_known,
     check_same_conditions,
     differences,
     is_unknown,
 )
-from regatta.records.predictions import (
-    TRUTH_COLUMNS,
-    Condition,
-    RunPredictions,
-    find_condition,
-)
+from regatta.records.predictions import TRUTH_COLUMNS, RunPredictions
 from regatta.records.run_folder import RunFolder, StudyFolder
 
 IMPORTED_NOTE, DIFFERENT_NOTE = "imported: ", "judged differently: "

@@ -7,7 +7,7 @@ from typing import Any
 
 from regatta.analysis.contrast_words import listed
 from regatta.config.schema import ProtocolSection
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 
 PADS = {
     "hold-last": "the last one was held",

@@ -13,7 +13,7 @@ import pandas as pd
 
 from regatta.analysis.bootstrap import Bootstrap, Interval
 from regatta.analysis.published import nearest_value
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 
 DROP_CLASSES = ((5, "very high"), (10, "high"), (15, "moderate"), (25, "low"))
 """Relative drop in percent below which a model's robustness has this name; above all: very low."""

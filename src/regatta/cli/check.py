@@ -43,12 +43,10 @@ def check(
     check_checkpoint_folders(study)
     folder = StudyFolder(runs / study.name)
     check_ours(folder, study)
-    if study.launch.on == "local":
-        look_at_machine(folder, study)
-    else:
-        look_at_cluster(study)
+    look = look_at_machine if study.launch.on == "local" else look_at_cluster
+    place = look(folder, study)
     check_entry_options(study)
-    facts = gather_facts(folder, study, say=_say, may_measure=not no_probe)
+    facts = gather_facts(folder, study, place, say=_say, may_measure=not no_probe)
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
         return

@@ -62,12 +62,13 @@ def look_at_machine(folder: StudyFolder, study: Study) -> Site:
     return Site(study, machine, plan, tuple(map(str, slots)), threads)
 
 
-def look_at_cluster(study: Study) -> dict[str, Any]:
+def look_at_cluster(folder: StudyFolder, study: Study) -> dict[str, Any]:
     """What each job asks of the cluster of launch.on, as far as it can be known here.
 
     Raises:
         EnvironmentFault, ConfigError: the cluster is not there, or lacks what the study asks for.
     """
+    plan_study(folder, study)
     launch = study.launch
     asked = {
         "on": launch.on,
@@ -132,18 +133,23 @@ def _worth_measuring(folder: StudyFolder, study: Study) -> list[RunSpec]:
 
 
 def gather_facts(
-    folder: StudyFolder, study: Study, *, say: Callable[[str], None], may_measure: bool
+    folder: StudyFolder,
+    study: Study,
+    place: Site | dict[str, Any],
+    *,
+    say: Callable[[str], None],
+    may_measure: bool,
 ) -> dict[str, Any]:
-    """All that `regatta check` shows, as JSON."""
+    """All that `regatta check` shows, as JSON.
+
+    Args:
+        place: what `look_at_machine` or `look_at_cluster` found.
+    """
     protocol, free = protocol_id(study.protocol), _free_bytes(folder.path)
-    is_local = study.launch.on == "local"
-    site = look_at_machine(folder, study) if is_local else None
-    cluster = None if is_local else look_at_cluster(study)
+    site = place if isinstance(place, Site) else None
     probes = measure_entries(folder, site, say=say, may_measure=may_measure) if site else {}
     counts = count_samples(folder, study) if is_prepared(folder, study) else None
     estimates = estimate_entries(folder, study, probes, counts)
-    if not is_local:
-        plan_study(folder, study)
     return {
         "study": study.name,
         "runs": _runs(folder, study, protocol),
@@ -155,7 +161,7 @@ def gather_facts(
         "entries": {name: asdict(estimate) for name, estimate in estimates.items()},
         "probes": {name: asdict(probe) for name, probe in probes.items()},
         "totals": _totals(site, estimates, free) if site else None,
-        "cluster": cluster,
+        "cluster": None if site else place,
         "folder": str(folder.path),
         "free_gib": free / 2**30,
     }

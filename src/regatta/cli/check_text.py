@@ -126,7 +126,9 @@ def _judging(facts: dict[str, Any]) -> str:
         text += f", up to {_count(max(passes), 'pass', 'passes')} of each"
     seconds = [facts["entries"][run["entry"]]["judge_seconds"] for run in runs]
     if seconds and None not in seconds:
-        text += f"; the models alone take about {duration(sum(seconds))}"
+        bases = {facts["entries"][run["entry"]]["judge_basis"] for run in runs}
+        what = "the models alone take about" if bases == {"probe"} else "about"
+        text += f"; {what} {duration(sum(seconds))}"
     return text
 
 

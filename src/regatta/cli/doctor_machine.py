@@ -19,6 +19,7 @@ RUNS_GIB, TEMP_MIB, CACHE_GIB = 2.0, 100.0, 2.0
 """Free space below which a folder is too full: of runs, temporary files, downloaded weights."""
 SMALL_SHARED_MIB = 64
 """What containers get unless they are told otherwise."""
+LITTLE_SHARED_MIB = 16
 LOW_FILES, FEW_FILES = 256, 1024
 FEW_PROCESSES = 256
 CLOCK_SECONDS = 5.0
@@ -51,7 +52,7 @@ def shared_memory(folder: Path = SHARED_MEMORY) -> Finding:
         return Finding("shared memory", "note", f"no {folder}; {use}")
     space = shutil.disk_usage(folder)
     found = f"{space.total / MIB:.0f} MiB, {space.free / MIB:.0f} free; {use}"
-    if min(space.total, space.free + SMALL_SHARED_MIB * MIB) > SMALL_SHARED_MIB * MIB:
+    if space.total > SMALL_SHARED_MIB * MIB and space.free > LITTLE_SHARED_MIB * MIB:
         return Finding("shared memory", "good", found)
     cure = f"docker run --shm-size=2g, or: mount -o remount,size=2g {folder}"
     return Finding("shared memory", "note", f"small: {found}", cure, str(folder))

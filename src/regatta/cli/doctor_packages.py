@@ -12,7 +12,9 @@ from ctypes.util import find_library
 from pathlib import Path
 
 from regatta.cli.finding import Finding, installed, try_lines
+from regatta.core.errors import EnvironmentFault
 from regatta.orchestrate.devices import list_gpus
+from regatta.orchestrate.slurm_facts import run_slurm
 
 TORCH_FACTS = """
 import json, warnings
@@ -43,12 +45,14 @@ CODEC_FITS = ((0, 11, 1), (0, 13, 999))
 """torchcodec that loads beside torch 2.13 without CUDA; others were tried and do not."""
 FFMPEG_MAJORS = range(4, 9)
 NVIDIA_VENDOR = "0x10de"
+OLDEST_PYTHON = 0x030B0000
+"""3.11, as sys.hexversion counts."""
 
 
 def python() -> Finding:
     """Version and width of the interpreter."""
     found = f"{platform.python_version()}, {'64' if sys.maxsize > 2**32 else '32'} bits"
-    if sys.version_info[:2] < (3, 11):
+    if sys.hexversion < OLDEST_PYTHON:
         return Finding(
             "python", "bad", f"{found}: too old", "use Python 3.11 or newer", sys.executable
         )
@@ -231,26 +235,14 @@ def ray() -> Finding:
     return Finding("Ray", "note", f"{found} does not import: {tried.trouble}", cure)
 
 
-def slurm(*, timeout_seconds: float = 20.0) -> Finding:
+def slurm() -> Finding:
     """Needed for launch.on: slurm only; there is more to it than its commands."""
     path = shutil.which("sbatch")
     if path is None:
         return Finding("Slurm", "note", "no sbatch; needed for launch.on: slurm only")
-    cure = "is the controller up? `scontrol ping` says; launch.on: local needs none"
     try:
-        answer = subprocess.run(
-            ["sinfo", "-h", "-o", "%R"],
-            capture_output=True,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Finding(
-            "Slurm", "note", f"installed, but sinfo gives no answer: {error}", cure, path
-        )
-    if answer.returncode:
-        last = (answer.stderr.strip().splitlines() or [f"exit code {answer.returncode}"])[-1]
-        return Finding("Slurm", "note", f"installed, but not reachable: {last}", cure, path)
-    names = sorted(set(answer.stdout.split()))
+        names = sorted(set(run_slurm("sinfo", "-h", "-o", "%R").split()))
+    except EnvironmentFault as error:
+        cure = f"{error.hint}; launch.on: local needs none of it"
+        return Finding("Slurm", "note", f"installed, but not reachable: {error.what}", cure, path)
     return Finding("Slurm", "good", f"partitions: {', '.join(names) or 'none'}", where=path)

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
 def status(target: Target = None, runs: Runs = RUNS, as_json: AsJson = False) -> None:
     """Show the state of one study, or of every study under --runs."""
+    from regatta.orchestrate.silence import mark_silent
     from regatta.orchestrate.snapshot import StudyReader, study_json
 
     folders = [find_study(target, runs)] if target else study_folders(runs)
-    views = [StudyReader(folder).read() for folder in folders]
+    views = [mark_silent(StudyReader(folder).read()) for folder in folders]
     if as_json:
         import json
 

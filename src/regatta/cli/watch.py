@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from regatta.cli.arguments import RUNS, Runs, Target, find_study, study_folders
-from regatta.core.errors import RegattaError
 from regatta.core.signals import StopFlag
 
 if TYPE_CHECKING:
@@ -67,21 +66,11 @@ def _chosen(target: Path | None, runs: Path) -> list[StudyFolder]:
 
 def _reader(folder: StudyFolder) -> Read:
     """Reads the study again and again, and marks runs that are silent for too long."""
-    from regatta.orchestrate.silence import SilenceWatch
+    from regatta.orchestrate.silence import SilenceWatch, stall_seconds
     from regatta.orchestrate.snapshot import StudyReader
 
-    reader, silence = StudyReader(folder), SilenceWatch(_stall_seconds(folder))
+    reader, silence = StudyReader(folder), SilenceWatch(stall_seconds(folder))
     return lambda: silence.mark(reader.read(curves=True))
-
-
-def _stall_seconds(folder: StudyFolder) -> float:
-    from regatta.config.launch import LaunchSection
-
-    try:
-        return folder.study().launch.stall_seconds
-    except RegattaError:
-        # The display says what is wrong with the study.
-        return LaunchSection().stall_seconds
 
 
 def _is_final(views: Sequence[StudyView], stop: StopFlag, *, once: bool) -> bool:

@@ -21,8 +21,12 @@ PARTIAL_SUFFIX = ".partial"
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is synced and renamed to `path`.
+
+    Args:
+        durable: survive a power failure too; else a reader sees the old or the new content, and
+            after a failure of power perhaps neither. For what is written every second.
 
     Raises:
         DiskError: the folder cannot be written or the disk is full. `path` then keeps its old
@@ -33,10 +37,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
+        if durable:
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         _discard(temporary)
         raise disk_error(error, path) from error
@@ -76,18 +82,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    with atomic_path(path) as temporary:
+def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
+    with atomic_path(path, durable=durable) as temporary:
         temporary.write_bytes(content)
 
 
-def write_text(path: Path, content: str) -> None:
-    write_bytes(path, content.encode("utf-8"))
+def write_text(path: Path, content: str, *, durable: bool = True) -> None:
+    write_bytes(path, content.encode("utf-8"), durable=durable)
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any, *, durable: bool = True) -> None:
     """Write JSON that every reader accepts: NaN and infinity become null."""
-    write_text(path, json.dumps(plain(content), indent=1, sort_keys=False, allow_nan=False) + "\n")
+    text = json.dumps(plain(content), indent=1, sort_keys=False, allow_nan=False) + "\n"
+    write_text(path, text, durable=durable)
 
 
 def read_json(path: Path) -> Any:

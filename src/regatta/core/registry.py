@@ -169,7 +169,7 @@ def _registered(
     if f"{variable}.register(" not in text:
         return []
     found = []
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.parse(text).body:
         if not isinstance(node, ast.FunctionDef | ast.ClassDef):
             continue
         for decorator in node.decorator_list:

@@ -8,7 +8,7 @@ from itertools import product
 from regatta.core.registry import PROTOCOLS
 from regatta.data.frame_plan import FramePlan, Pad, PlanPolicy, plan_segments
 from regatta.evaluation.protocols import Protocol, check_axis, single_view
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 
 
 @PROTOCOLS.register("antialias")

@@ -12,7 +12,7 @@ from regatta.data.frame_plan import (
     plan_training_clip,
 )
 from regatta.evaluation.protocols import Protocol, sample_stream, single_view
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 
 CONTROLS = ("full", "one-frame", "static", "shuffled", "reversed")
 

@@ -8,7 +8,7 @@ from regatta.core.errors import ConfigError
 from regatta.core.registry import PROTOCOLS
 from regatta.data.frame_plan import FramePlan, Pad, PlanCondition, PlanPolicy, plan_frames
 from regatta.evaluation.protocols import Protocol, check_axis, single_view
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 
 
 @PROTOCOLS.register("matched")

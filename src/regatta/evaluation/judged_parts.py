@@ -29,7 +29,8 @@ from regatta.evaluation.predict import (
 )
 from regatta.evaluation.protocols import Average
 from regatta.evaluation.view_scores import average_views
-from regatta.records.predictions import TRUTH_COLUMNS, Condition, write_part
+from regatta.records.conditions import Condition
+from regatta.records.predictions import TRUTH_COLUMNS, write_part
 
 
 class Truth(NamedTuple):

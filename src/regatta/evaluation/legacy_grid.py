@@ -8,7 +8,7 @@ from regatta.core.registry import PROTOCOLS
 from regatta.data.frame_plan import FramePlan
 from regatta.data.legacy_plan import LegacyBase, plan_legacy_cell
 from regatta.evaluation.protocols import Protocol, grid_conditions, single_view
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 
 
 @PROTOCOLS.register("temporal-grid-legacy")

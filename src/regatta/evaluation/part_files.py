@@ -24,7 +24,8 @@ from regatta.core.errors import RecordError
 from regatta.core.files import plain, read_json, write_json
 from regatta.data.manifest import Sample
 from regatta.evaluation.protocols import Protocol
-from regatta.records.predictions import Condition, part_path, read_part, write_complete
+from regatta.records.conditions import Condition
+from regatta.records.predictions import part_path, read_part, write_complete
 
 Oracle = Callable[..., float]
 """(sample, shown, **options) -> probability that the ideal reader of these pictures is right; a

@@ -29,7 +29,7 @@ from regatta.data.frame_plan import (
     plan_from_indices,
     plan_training_clip,
 )
-from regatta.records.predictions import Condition, find_condition
+from regatta.records.conditions import Condition, find_condition
 
 Average = Literal["probability", "logit"]
 

@@ -18,7 +18,7 @@ from regatta.evaluation.window_protocols import (
     WindowProtocol,
     as_recorded,
 )
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 
 CLEAN = Condition("clean", {"perturbation": "clean", "level": 0}, is_reference=True)
 

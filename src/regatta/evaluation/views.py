@@ -16,7 +16,7 @@ from regatta.data.frame_plan import (
     plan_windows,
 )
 from regatta.evaluation.protocols import Average, Protocol, View, check_axis, single_view
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 
 MOST_VIEWS = 100
 """Of one kind per condition: a slip of the pen such as 10x30000 would judge for weeks."""

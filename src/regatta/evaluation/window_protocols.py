@@ -24,7 +24,7 @@ from regatta.data.manifest import Manifest, Sample
 from regatta.data.windows import WindowStore
 from regatta.evaluation.judged_parts import Truth
 from regatta.evaluation.protocols import Protocol, check_conditions, resolve_protocol
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 
 Grid = dict[str, list[tuple[int, int]]]
 

@@ -6,7 +6,7 @@ PARENT_PID 0 means whoever the parent is now.
 A supervisor that is killed cannot clean up, so the kernel does it: PR_SET_PDEATHSIG survives exec
 and ends the worker with SIGKILL. It is not inherited by a worker's own children, hence torchrun
 gets this wrapper per rank too. Only Linux has it; elsewhere the command is started unbound.
-Standard library only: it runs before anything is set up.
+Standard library only: it runs before anything is set up, also between fork and exec.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 LOST_PARENT_EXIT = 143
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def bind_to_parent(parent_pid: int) -> None:
@@ -25,7 +26,7 @@ def bind_to_parent(parent_pid: int) -> None:
     if not sys.platform.startswith("linux"):
         return
     parent_pid = parent_pid or os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # A parent that died before the call above would never trigger it.
     if os.getppid() != parent_pid:
         sys.exit(LOST_PARENT_EXIT)

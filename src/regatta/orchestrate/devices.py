@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil, floor
@@ -120,6 +121,16 @@ def _group_memory(folder: Path) -> tuple[int | None, int]:
     return None, 0
 
 
+def free_processes(root: Path = Path("/")) -> int | None:
+    """Processes and threads that the control groups still allow; None where they set no limit."""
+    free = []
+    for folder in _group_folders(root, "pids"):
+        limit, used = _words(folder / "pids.max"), _words(folder / "pids.current")
+        if limit and used and limit[0] != "max":
+            free.append(int(limit[0]) - int(used[0]))
+    return min(free, default=None)
+
+
 def _group_folders(root: Path, controller: str) -> list[Path]:
     """The control group of this process and all above it, v1 and v2: every limit holds."""
     found = []
@@ -226,15 +237,20 @@ class DevicePool:
         share = floor(1 / devices + _SLACK) * len(self.gpus) if devices < 1 else 0
         return max(1, min(self.places, share or len(self.gpus) // max(1, round(devices))))
 
-    def take(self, devices: float) -> Placement | None:
-        """Devices for one task, the emptiest first, or None when it does not fit now."""
+    def take(self, devices: float, *, avoid: Collection[int] = ()) -> Placement | None:
+        """Devices for one task, the emptiest first, or None when it does not fit now.
+
+        Args:
+            avoid: GPUs to leave alone.
+        """
         if self._running >= self.places:
             return None
         if not self.gpus:
             self._running += 1
             return Placement("cpu")
         share, count = min(devices, 1.0), max(1, round(devices)) if devices >= 1 else 1
-        fitting = [g for g in self.gpus if self._free[g] >= share - _SLACK]
+        usable = (g for g in self.gpus if g not in avoid)
+        fitting = [g for g in usable if self._free[g] >= share - _SLACK]
         chosen = sorted(fitting, key=lambda g: -self._free[g])[:count]
         if len(chosen) < count:
             return None

@@ -28,6 +28,7 @@ class Job:
     alive_at: float = 0.0
     looked_at: float = 0.0
     silent_since: float | None = None
+    has_spoken: bool = False
     memory_was_asked: bool = False
     failure: Failure | None = None
 

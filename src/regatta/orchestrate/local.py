@@ -8,14 +8,19 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from regatta.config.schema import LaunchSection
 from regatta.core.errors import EnvironmentFault
 from regatta.core.files import disk_error
+from regatta.orchestrate.admission import Admission, Need, place_task
+from regatta.orchestrate.bound_exec import bind_to_parent
 from regatta.orchestrate.devices import (
     DevicePool,
     Machine,
@@ -38,6 +43,8 @@ from regatta.records.status import ProcessId, process_identity
 STAGGER_SECONDS = 2.0
 """Next start after this long, or once the last worker reports: starts together freeze hosts."""
 MEASURE_SECONDS = 2.0
+MEASURE_REST = 200
+"""Rest after each measurement, in its own lengths: a long process table must not cost CPU time."""
 LOW_MEMORY_SHARE = 0.1
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -111,10 +118,11 @@ class LocalLauncher:
         self._fixed_threads = launch.threads_per_run
         self._runs = max(1, runs)
         self._running: dict[str, _Running] = {}
-        self._peaks: dict[str, float] = {}
+        self._admission = Admission(launch)
+        self._offered: dict[str, Placement] = {}
         self._next_start = 0.0
         self._last_started = ""
-        self._measured_at = 0.0
+        self._next_measure = 0.0
         self._selector = selectors.DefaultSelector()
 
     def describe(self) -> str:
@@ -144,30 +152,38 @@ class LocalLauncher:
             return Refusal("it runs alone")
         if time.monotonic() < self._next_start:
             return Refusal("starts are staggered")
-        placement = self._pool.take(task.resources.devices)
-        if placement is None:
-            return Refusal("all devices are taken")
-        self._pool.give_back(placement, task.resources.devices)
-        if not self._running:
+        placement, reason = self._find_place(task)
+        if placement:
+            self._pool.give_back(placement, task.resources.devices)
+            self._offered[task.id] = placement
             return None
-        needed, free = self._expected_gib(task), self._unclaimed_gib()
-        if needed > free:
-            text = f"needs {needed:.1f} GiB of memory, {max(0.0, free):.1f} GiB are free"
-            return Refusal(text, is_memory=True)
-        return None
+        return Refusal(reason, is_memory=True) if reason else Refusal("all devices are taken")
 
-    def _expected_gib(self, task: Task) -> float:
-        if task.resources.memory_is_fixed:
-            return task.resources.memory_gib
-        return self._peaks.get(task.resources.memory_key, task.resources.memory_gib)
+    def expect(self, needs: Mapping[str, Need]) -> None:
+        """Take in what was measured of tasks before they run, by `Resources.memory_key`."""
+        self._admission.expect(needs)
 
-    def _unclaimed_gib(self) -> float:
-        """Memory that is neither in use nor about to be taken by tasks that have just begun."""
-        self._measure()
-        claimed = sum(
-            max(0.0, self._expected_gib(r.task) - r.resident_gib) for r in self._running.values()
+    def _find_place(self, task: Task) -> tuple[Placement | None, str]:
+        """Devices with room for the task, now taken; else None and what it lacks ("" = devices)."""
+        threads = self.threads_for(task)
+        return place_task(
+            self._pool,
+            task,
+            lambda place: self._admission.shortage(task, place, self._measured(), threads=threads),
         )
-        return host_memory().available_gib - claimed
+
+    def _take_offered(self, task: Task) -> Placement | None:
+        """The place where `refusal` found room, else any; not looked at again: what it said holds,
+        though memory may have changed by a little since."""
+        offered = self._offered.pop(task.id, None)
+        avoid = set(self._pool.gpus) - set(offered.gpu_ids) if offered else ()
+        return self._pool.take(task.resources.devices, avoid=avoid)
+
+    def _measured(self) -> Collection[_Running]:
+        """What runs, measured a moment ago."""
+        if self._running and time.monotonic() >= self._next_measure:
+            self._measure()
+        return self._running.values()
 
     def start(self, task: Task, *, threads: int) -> ProcessId:
         """Start the task's process in a session of its own; output goes to its log.
@@ -175,7 +191,7 @@ class LocalLauncher:
         Raises:
             DiskError: the log cannot be written. EnvironmentFault: no process can be started.
         """
-        placement = self._pool.take(task.resources.devices)
+        placement = self._take_offered(task)
         if placement is None:
             raise EnvironmentFault(f"no device is free for {task.title}")
         try:
@@ -187,7 +203,9 @@ class LocalLauncher:
         running = _Running(task, process, identity, placement, kernel_oom_kills())
         self._running[task.id] = running
         self._watch(running)
-        self._next_start, self._last_started = time.monotonic() + STAGGER_SECONDS, task.id
+        if not self._admission.knows(task):
+            # What is known is set aside for it at once; a guess is better seen before the next.
+            self._next_start, self._last_started = time.monotonic() + STAGGER_SECONDS, task.id
         return identity
 
     def _spawn(self, task: Task, placement: Placement, threads: int) -> subprocess.Popen[bytes]:
@@ -211,8 +229,7 @@ class LocalLauncher:
             self._selector.select(seconds)
         else:
             time.sleep(min(seconds, 0.1) if self._running else seconds)
-        if time.monotonic() - self._measured_at >= MEASURE_SECONDS:
-            self._measure()
+        self._measured()
         gone = [
             task_id for task_id, running in self._running.items() if _has_ended(running.process)
         ]
@@ -230,8 +247,7 @@ class LocalLauncher:
         self._pool.give_back(running.placement, running.task.resources.devices)
         self.reported(task_id)
         if exit_code == 0 and running.peak_gib:
-            key = running.task.resources.memory_key
-            self._peaks[key] = max(self._peaks.get(key, 0.0), running.peak_gib)
+            self._admission.note_host_peak(running.task, running.peak_gib)
         low = running.lowest_free
         return Ended(
             task_id,
@@ -249,7 +265,7 @@ class LocalLauncher:
 
     def _measure(self) -> None:
         """Note what each task holds now, all its processes together."""
-        self._measured_at = time.monotonic()
+        began = time.monotonic()
         free = host_memory()
         below = descendants([r.process.pid for r in self._running.values()])
         for running in self._running.values():
@@ -261,6 +277,9 @@ class LocalLauncher:
                 or free.available_gib < running.lowest_free.available_gib
             ):
                 running.lowest_free = free
+        self._admission.learn_from(self._running.values())
+        ended = time.monotonic()
+        self._next_measure = ended + max(MEASURE_SECONDS, MEASURE_REST * (ended - began))
 
     def terminate(self, task_id: str) -> None:
         """Ask the task to save and leave."""
@@ -306,8 +325,12 @@ def start_bound(argv: list[str], *, log: Path, env: dict[str, str]) -> subproces
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as output:
+            # With one thread its copy may run Python before it becomes `argv`, which saves an
+            # interpreter; with several a lock could be copied in the held state.
+            alone = threading.active_count() == 1
             return subprocess.Popen(
-                bound_command(os.getpid(), argv),
+                argv if alone else bound_command(os.getpid(), argv),
+                preexec_fn=partial(bind_to_parent, os.getpid()) if alone else None,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

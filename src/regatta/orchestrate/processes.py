@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable
-from pathlib import Path
 
 from regatta.records.status import ProcessId, process_identity
 
 GIB = 2**30
+_PROC_BYTES = 16_384
 
 
 def descendants(roots: Iterable[int]) -> dict[int, list[ProcessId]]:
@@ -18,10 +18,10 @@ def descendants(roots: Iterable[int]) -> dict[int, list[ProcessId]]:
     Workers under torchrun lead their own sessions, so a process group alone does not hold them all.
     """
     children: dict[int, list[int]] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        parent = _parent(int(entry.name))
+    for pid in _all_processes():
+        parent = _parent(pid)
         if parent:
-            children.setdefault(parent, []).append(int(entry.name))
+            children.setdefault(parent, []).append(pid)
     return {root: [process_identity(pid) for pid in _below(root, children)] for root in roots}
 
 
@@ -39,14 +39,32 @@ def _parent(pid: int) -> int:
     return int(fields[1]) if fields else 0
 
 
-def _stat_fields(pid: int) -> list[str]:
-    """Fields of /proc/PID/stat after the name: state, parent, group, session, ..."""
+def _all_processes() -> list[int]:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
     except OSError:
         return []
+
+
+def _stat_fields(pid: int) -> list[bytes]:
+    """Fields of /proc/PID/stat after the name: state, parent, group, session, ..."""
     # The name may hold spaces and brackets; only the last bracket ends it.
-    return text.rpartition(")")[2].split()
+    return _read_proc(pid, "stat").rpartition(b")")[2].split()
+
+
+def _read_proc(pid: int, name: str) -> bytes:
+    """A short file of a process, empty when it is gone."""
+    try:
+        # Bare calls: a supervisor reads hundreds of these every few seconds.
+        descriptor = os.open(f"/proc/{pid}/{name}", os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, _PROC_BYTES)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 def cpu_ticks(pids: Iterable[int]) -> int:
@@ -65,14 +83,8 @@ def handles_signal(pid: int, number: int) -> bool:
 
 
 def _status_number(pid: int, key: str, *, base: int) -> int:
-    try:
-        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
-    except OSError:
-        return 0
-    for line in text.splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1], base)
-    return 0
+    _, found, rest = _read_proc(pid, "status").partition(f"\n{key}:".encode())
+    return int(rest.split(None, 1)[0], base) if found else 0
 
 
 def signal_process(process: ProcessId, number: int) -> bool:

@@ -69,6 +69,7 @@ def write_starting(run: RunFolder, *, phase: str, attempts: int) -> None:
         "step": 0,
         "total_steps": 0,
         "samples_per_second": None,
+        "place": "",
     }
     write_status(run.status, replace(status_of(run), **fields))
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from regatta.config.expand import RunSpec, protocol_id
+from regatta.config.expand import RunSpec, expand_study, protocol_id
 from regatta.core.errors import RecordError, RegattaError
 from regatta.records.lease import holder
 from regatta.records.run_folder import RunFolder, StudyFolder
@@ -137,8 +137,9 @@ class StudyReader:
             if self._version == (stat.st_mtime_ns, stat.st_ino):
                 return
             self._version = (stat.st_mtime_ns, stat.st_ino)
-        self._runs = self.folder.runs()
-        self._protocol = protocol_id(self.folder.study().protocol)
+        study = self.folder.study()
+        self._runs = [(spec, self.folder.run(spec.run_id)) for spec in expand_study(study)]
+        self._protocol = protocol_id(study.protocol)
 
     def _view(
         self, spec: RunSpec, run: RunFolder, supervised: bool | None, curves: bool

@@ -11,6 +11,7 @@ from regatta.core.registry import unknown_name
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.devices import Machine, this_machine
 from regatta.orchestrate.local import Launcher, LocalLauncher
+from regatta.orchestrate.needs import measured_needs
 from regatta.orchestrate.plan import (
     ALL_KINDS,
     WORKER_COMMAND,
@@ -88,6 +89,10 @@ def run_study(
             launch = start_together(study, machine)
         launcher = make_launcher(machine, launch, runs=len(specs) - len(leave_out))
         try:
+            if isinstance(launcher, LocalLauncher):
+                threads_for = launcher.threads_for
+                needs = measured_needs(folder, study, machine=machine, threads_for=threads_for)
+                launcher.expect(needs)
             for run_id in known:
                 end_orphan(folder.run(run_id), folder.path, say)
             for run_id in restart:

@@ -8,8 +8,15 @@ from dataclasses import asdict, replace
 
 from regatta.config.expand import protocol_id, trained_runs
 from regatta.config.schema import Study
+from regatta.core.errors import EnvironmentFault
 from regatta.core.signals import StopFlag
-from regatta.orchestrate.causes import STOPPED_CODES, Failure, diagnose, lacking_runs
+from regatta.orchestrate.causes import (
+    RESUME,
+    STOPPED_CODES,
+    Failure,
+    diagnose,
+    lacking_runs,
+)
 from regatta.orchestrate.jobs import Job, signs_of_life
 from regatta.orchestrate.local import Ended, Launcher
 from regatta.orchestrate.plan import ALL_KINDS, Plan, Task, TaskKind, is_prepared, plan_study
@@ -30,6 +37,8 @@ from regatta.records.status import LIVE, read_status, write_status
 
 TICK_SECONDS = 0.25
 DISPLAY_SECONDS = 1.0
+DISPLAY_SHARE = 0.004
+"""Of this process's time that drawing may take: a display of many runs is drawn less often."""
 LOOK_SECONDS = 1.0
 """CPU time of a process tree is asked for at most this often: it reads the whole process table."""
 DUMP_SECONDS = 1.0
@@ -67,7 +76,7 @@ class Supervisor:
         self._given_up: set[str] = set(leave_out)
         self._jobs: dict[str, Job] = {}
         self._speaks = speaks
-        self._ticked_at = 0.0
+        self._tick_due = 0.0
 
     def run(self) -> int:
         """Prepare, train, judge; then judge one by one what could not be judged together."""
@@ -201,9 +210,11 @@ class Supervisor:
     def _step(self) -> None:
         for ended in self._launcher.wait(TICK_SECONDS):
             self._on_end(self._jobs[ended.task_id], ended)
-        if self._tick and time.monotonic() - self._ticked_at >= DISPLAY_SECONDS:
-            self._ticked_at = time.monotonic()
+        if self._tick and time.monotonic() >= self._tick_due:
+            begun = time.process_time()
             self._tick()
+            spent = time.process_time() - begun
+            self._tick_due = time.monotonic() + max(DISPLAY_SECONDS, spent / DISPLAY_SHARE)
 
     def _start_ready(self) -> None:
         one_is_alone = any(job.alone for job in self._running())
@@ -213,7 +224,11 @@ class Supervisor:
                 return
             if job.state != "waiting" or not self._is_ready(job):
                 continue
-            refusal = self._launcher.refusal(job.task, alone=job.alone)
+            try:
+                refusal = self._launcher.refusal(job.task, alone=job.alone)
+            except EnvironmentFault as error:
+                self._refuse_for_good(job, error)
+                continue
             if refusal is None:
                 self._begin(job)
                 one_is_alone = job.alone
@@ -223,6 +238,18 @@ class Supervisor:
                     self._say(f"{job.task.title}: waits, {refusal.reason}")
                 # Costly tasks keep their turn: smaller ones must not eat the memory they wait for.
                 return
+
+    def _refuse_for_good(self, job: Job, error: EnvironmentFault) -> None:
+        """Give up what can never start here; the other tasks go on."""
+        where = f" ({error.where})" if error.where else ""
+        job.failure = Failure(
+            error.cause, f"{error.what}{where}", error.hint or RESUME, error.exit_code, retry=False
+        )
+        job.state = "failed"
+        self._given_up.update(job.task.run_ids)
+        for run in self._told(job.task):
+            write_failed(run, job.failure, attempts=job.attempts)
+        self._say(f"{job.task.title}: not started: {error}")
 
     def _is_ready(self, job: Job) -> bool:
         """Whether all it waits for is over; skips it when it lacks what it needs."""
@@ -272,7 +299,7 @@ class Supervisor:
         env = {**task.env, SUPERVISED_VARIABLE: str(self._folder.path.resolve())}
         job.log_start = task.log.stat().st_size if task.log.is_file() else 0
         job.process = self._launcher.start(replace(task, env=env), threads=threads)
-        job.state, job.silent_since = "running", None
+        job.state, job.silent_since, job.has_spoken = "running", None, False
         job.life, job.alive_at = signs_of_life(job, self._folder, self._launcher), time.monotonic()
         append_note(
             self._folder.supervisor_log,
@@ -383,12 +410,14 @@ class Supervisor:
         """Dump and kill what has been silent for too long; its restart follows in `_on_end`."""
         limit, now = self._study.launch.stall_seconds, time.monotonic()
         for job in self._running():
-            if not job.task.keeps_status and now - job.looked_at < LOOK_SECONDS:
+            # One that has not spoken yet is asked each time: the next start may wait for it.
+            is_new = job.task.keeps_status and not job.has_spoken
+            if not is_new and now - job.looked_at < LOOK_SECONDS:
                 continue
             job.looked_at = now
             life = signs_of_life(job, self._folder, self._launcher)
             if life != job.life and job.silent_since is None:
-                job.life, job.alive_at = life, now
+                job.life, job.alive_at, job.has_spoken = life, now, True
                 self._launcher.reported(job.task.id)
             elif job.silent_since is not None:
                 if now - job.silent_since >= DUMP_SECONDS:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from regatta.core.errors import RecordError
 from regatta.core.files import read_json
-from regatta.records.predictions import Condition, file_hash
+from regatta.records.conditions import Condition
+from regatta.records.predictions import file_hash
 
 CLASS_UNIT = "class"
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from regatta.core.errors import DataError
+from regatta.records.conditions import Condition
 from regatta.records.imports import (
     AXES,
     MAX_ARRAY_BYTES,
@@ -32,7 +33,6 @@ from regatta.records.imports import (
     numbered,
     shown,
 )
-from regatta.records.predictions import Condition
 
 REQUIRED = ("scores", "labels", "sample_ids")
 KNOWN = (*REQUIRED, "groups", "classes", "conditions", *AXES)

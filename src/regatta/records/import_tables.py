@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from regatta.core.errors import DataError
+from regatta.records.conditions import Condition
 from regatta.records.imports import (
     AXES,
     NUMERIC_AXES,
@@ -33,7 +34,6 @@ from regatta.records.imports import (
     numbered,
     shown,
 )
-from regatta.records.predictions import Condition
 
 SCORE = "score_"
 SAMPLE_COLUMNS = ("sample_id", "label", "group", "condition", *AXES)

@@ -23,12 +23,8 @@ import numpy as np
 from regatta.core.errors import DataError
 from regatta.core.registry import nearest
 from regatta.records.class_counts import CLASS_UNIT, ClassCounts, read_class_counts, unit_of
-from regatta.records.predictions import (
-    Condition,
-    RunPredictions,
-    file_hash,
-    read_run_predictions,
-)
+from regatta.records.conditions import Condition
+from regatta.records.predictions import RunPredictions, file_hash, read_run_predictions
 
 MAX_FILE_BYTES = 1 << 30
 MAX_ARRAY_BYTES = 2 << 30

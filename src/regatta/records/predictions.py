@@ -26,9 +26,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from regatta.core.errors import ConfigError, RecordError
+from regatta.core.errors import RecordError
 from regatta.core.files import atomic_path, read_json, write_json
-from regatta.core.registry import nearest
+from regatta.records.conditions import Condition
 
 UNKNOWN_FOLDER = "unknown"
 """Below a run's predictions: those on samples of classes that the study keeps from its models, as
@@ -113,37 +113,6 @@ def _damaged(path: Path, error: Exception) -> RecordError:
 
 def file_hash(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One cell of a protocol as the light side knows it.
-
-    `axes` holds what varies, for the temporal grid {"coverage": 50, "stride": 4}.
-    """
-
-    id: str
-    axes: dict[str, Any] = field(default_factory=dict)
-    is_reference: bool = False
-
-
-def find_condition(conditions: Sequence[Condition], wanted: str) -> int:
-    """Position of the condition called `wanted`; `reference` is the protocol's own.
-
-    Raises ConfigError with the nearest id. Without a marked reference it is the first.
-    """
-    ids = [condition.id for condition in conditions]
-    if wanted in ids:
-        return ids.index(wanted)
-    if wanted != "reference":
-        close = nearest(wanted, ids)
-        guess = f"did you mean '{close}'? " if close else ""
-        raise ConfigError(
-            f"the protocol has no condition '{wanted}'",
-            where="compare.condition",
-            hint=f"{guess}reference, or one of: {', '.join(ids)}",
-        )
-    return next((i for i, c in enumerate(conditions) if c.is_reference), 0)
 
 
 def write_complete(

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +64,7 @@ def process_start(pid: int) -> str:
     return "" if after_name[0] in "ZX" else after_name[19]
 
 
+@cache
 def boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -88,6 +90,8 @@ class Status:
     heartbeat: float = 0.0
     attempts: int = 0
     process: dict[str, Any] | None = None
+    place: str = ""
+    """What it computes on, as its worker says: CPU, GPU 2, GPU 0+1."""
     cause: str | None = None
     """Why it is not done: one word such as stopped, crash, stall, data, out_of_memory,
     non_finite."""
@@ -99,7 +103,7 @@ class Status:
 def write_status(path: Path, status: Status) -> Status:
     """Write `status` with a fresh heartbeat and return what was written."""
     stamped = replace(status, heartbeat=time.time())
-    write_json(path, asdict(stamped))
+    write_json(path, asdict(stamped), durable=False)
     return stamped
 
 

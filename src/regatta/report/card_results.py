@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from regatta.analysis.protocol_words import protocol_words
-from regatta.records.predictions import Condition
+from regatta.records.conditions import Condition
 from regatta.report.card_facts import CardFacts, condition_words, markdown_table, percent
 from regatta.report.tables import NOT_MEASURED, Cell, markdown_text, text_cell
 

@@ -50,7 +50,7 @@ def main() -> int:
     status = StatusWriter(spoken_for if is_first else [])
     notes = RankNotes(folder, run_ids)
     try:
-        status.start(arguments.task)
+        status.start(arguments.task, place=_place(arguments.device))
         notes.forget_own()
         _work(arguments, folder, run_ids, stop, status)
         return 0
@@ -147,6 +147,14 @@ def _work(
         stop=stop,
         status=status,
     )
+
+
+def _place(device: str) -> str:
+    """The devices in the machine's own numbers: inside, every worker counts from 0."""
+    if not device.startswith("cuda"):
+        return device.upper()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return f"GPU {visible.replace(',', '+')}" if visible else device
 
 
 def _device(name: str) -> torch.device:

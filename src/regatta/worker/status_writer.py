@@ -22,7 +22,8 @@ class StatusWriter:
         self._status = {path: read_status(path) for path in paths}
         self._written = 0.0
 
-    def start(self, phase: str) -> None:
+    def start(self, phase: str, *, place: str = "") -> None:
+        """The first word of this process; `place` is what it computes on."""
         for path, before in self._status.items():
             self._status[path] = replace(
                 before,
@@ -31,6 +32,7 @@ class StatusWriter:
                 step=0,
                 total_steps=0,
                 process=asdict(this_process()),
+                place=place,
                 cause=None,
                 message=None,
                 next_step=None,
