@@ -109,7 +109,7 @@ def test_a_cluster_is_shown_what_its_jobs_ask_for_and_not_this_machine(study: Pa
     child = check(study, *ask, "--set", "launch.memory_gib_per_run=6", path=path)
     assert child.returncode == 0, child.stderr
     text = graph_of(child.stdout)
-    assert "a slurm job: 1 device, 1 CPU, 6 GiB, 120 min at most" in text
+    assert "a job: 1 CPU, 6 GiB, 2 h 00 min at most" in text
     assert "6 runs on slurm, at most 2 at a time" in text
     assert "CPU process" not in text
     for override, words in (

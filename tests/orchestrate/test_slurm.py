@@ -114,20 +114,37 @@ def test_sixteen_runs_in_two_levels_complete_also_when_one_fails(toy: Toy):
     assert read_json(toy.folder.submission) == submitted
 
 
-def test_a_job_whose_time_is_up_queues_again_and_resumes(toy: Toy):
-    toy.order({"train:ann": ["hold"]})
+def test_jobs_whose_time_is_up_queue_again_and_resume(toy: Toy):
+    toy.order({"train:ann": ["hold"], "train:bob": ["hold"]})
     launch = toy.start("run")
-    wait_until(lambda: is_holding(toy, "ann"), "ann is held", seconds=SECONDS)
+    wait_until(lambda: is_holding(toy, "ann") and is_holding(toy, "bob"), "held", seconds=SECONDS)
     token = read_json(toy.folder.submission)["token"]
-    # What Slurm sends when the time limit is near.
-    subprocess.run(["scancel", "--signal=USR2", job_of(toy, "ann")], check=True)
-    wait_until(lambda: toy.status("ann").cause == "requeued", "ann is queued again", seconds=60)
+    # What Slurm sends when the time limit is near; bob's job has the number of the whole array.
+    for name in ("bob", "ann"):
+        subprocess.run(["scancel", "--signal=USR2", job_of(toy, name)], check=True)
+        wait_until(lambda n=name: toy.status(n).cause == "requeued", f"{name} waits", seconds=60)
     output, _ = launch.communicate(timeout=SECONDS)
     assert launch.returncode == 0, output
-    starts = [start for start in toy.starts("train") if start["names"] == ["ann"]]
-    assert [start["begin"] for start in starts] == [0, 2]
-    assert toy.status("ann").state == "done"
+    for name in ("ann", "bob"):
+        starts = [start for start in toy.starts("train") if start["names"] == [name]]
+        assert [start["begin"] for start in starts] == [0, 2]
+        assert toy.status(name).state == "done"
     assert read_json(toy.folder.submission)["token"] == token
+
+
+def test_a_job_that_has_saved_nothing_new_is_not_queued_again(toy: Toy):
+    toy.order({"prepare:data": ["hold"]})
+    toy.folder.manifest.unlink()
+    launch = toy.start("run")
+    wait_until(lambda: toy.starts("prepare"), "the data are read", seconds=SECONDS)
+    (job,) = (job["id"] for job in jobs_of(toy) if job["state"] == "RUNNING")
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    output, _ = launch.communicate(timeout=SECONDS)
+    assert launch.returncode == 1, output
+    for name in ("ann", "bob"):
+        assert toy.status(name).cause == "time_limit"
+        assert "launch.time" in (toy.status(name).next_step or "")
+    assert len(toy.starts("prepare")) == 1
 
 
 def test_a_job_that_is_pre_empted_without_warning_is_resumed_by_slurm(toy: Toy):
@@ -194,6 +211,78 @@ def test_one_run_is_stopped_and_the_others_go_on(toy: Toy):
     output, _ = launch.communicate(timeout=SECONDS)
     assert launch.returncode == 1, output
     assert (toy.status("ann").state, toy.status("bob").state) == ("interrupted", "done")
+
+
+def test_a_need_that_is_stopped_ends_nothing_else(toy: Toy):
+    toy.mapping["entries"][1]["needs"] = ["ann"]
+    toy.write()
+    toy.order({"train:ann": ["hold"]})
+    launch = toy.start("run")
+    wait_until(lambda: is_holding(toy, "ann"), "ann is held", seconds=SECONDS)
+    stopped = toy.call("stop", toy.run_id("bob"), "--runs", str(toy.runs_root))
+    assert stopped.code == 0, stopped.output
+    assert {job["state"] for job in jobs_of(toy)} == {"RUNNING", "PENDING"}
+    toy.release()
+    output, _ = launch.communicate(timeout=SECONDS)
+    assert launch.returncode == 1, output
+    assert (toy.status("ann").state, toy.status("bob").state) == ("done", "pending")
+    assert len(toy.starts("train")) == 1
+
+
+def test_stop_that_cannot_ask_the_queue_closes_nothing(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    toy.order({"train:ann": ["hold"]})
+    assert toy.call("run", *toy.arguments("run"), "--detach").code == 0
+    broken = tmp_path / "bin" / "squeue"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", f"{broken.parent}:{path}")
+    stopped = toy.call("stop")
+    assert stopped.code == 3
+    assert "Unable to contact" in stopped.output
+    assert read_json(toy.folder.submission)["state"] == "submitted"
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.setenv("SQUEUE_PARTITION", "short")
+    assert toy.call("stop", seconds=SECONDS).code == 0
+    assert jobs_of(toy) == []
+
+
+def test_other_settings_are_refused_before_they_reach_the_jobs(toy: Toy):
+    toy.order({"train:ann": ["hold"]})
+    assert toy.call("run", *toy.arguments("run"), "--detach").code == 0
+    before = toy.folder.study_yaml.read_text()
+    other = toy.call("run", *toy.arguments("run"), "--set", "train.epochs=2")
+    assert other.code == 3, other.output
+    assert "other settings" in other.output
+    assert toy.folder.study_yaml.read_text() == before
+    assert toy.call("stop", seconds=SECONDS).code == 0
+
+
+def test_watch_notices_that_all_jobs_were_cancelled_by_hand(toy: Toy):
+    toy.order({"train:ann": ["hold"]})
+    assert toy.call("run", *toy.arguments("run"), "--detach").code == 0
+    wait_until(lambda: is_holding(toy, "ann"), "ann is held", seconds=SECONDS)
+    _cancel(toy)
+    watched = toy.call("watch", seconds=SECONDS)
+    assert watched.code == 0, watched.output
+    assert "nothing is running" in watched.output
+    assert toy.call("run", seconds=SECONDS).code == 0
+
+
+def test_a_worker_killed_with_its_job_is_lost_and_not_running_for_ever(toy: Toy):
+    toy.order({"train:ann": ["hold"]})
+    assert toy.call("run", *toy.arguments("run"), "--detach").code == 0
+    wait_until(lambda: is_holding(toy, "ann"), "ann is held", seconds=SECONDS)
+    (worker,) = (start["pid"] for start in toy.starts("train") if start["names"] == ["ann"])
+    # As a control group does whose memory is used up; the worker ends with its parent.
+    parent = int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(parent, signal.SIGKILL)
+    wait_until(lambda: not jobs_of(toy), "the last job has ended", seconds=SECONDS)
+    assert (toy.status("ann").state, toy.status("bob").state) == ("lost", "done")
+    assert read_json(toy.folder.submission)["state"] == "closed"
 
 
 def test_an_interrupt_of_the_launch_stops_its_jobs(toy: Toy):

@@ -74,7 +74,9 @@ def _places(study: Study, facts: dict[str, Any]) -> str:
     if facts["cluster"]:
         limit = study.launch.max_parallel
         most = f"at most {limit} at a time" if limit else "as many at a time as the cluster gives"
-        return f"{runs} on {study.launch.on}, {most}"
+        stages = facts["cluster"].get("stages")
+        jobs = " -> ".join(f"{name} ({number})" for name, number in stages or ())
+        return f"{runs} on {study.launch.on}, {most}" + (f"\njobs: {jobs}" if jobs else "")
     different = dict.fromkeys(slots)
     where = ", ".join(f"{slots.count(slot)} on {slot}" for slot in different)
     return f"{runs}, {len(slots)} at a time: {where}"

@@ -68,7 +68,6 @@ def look_at_cluster(folder: StudyFolder, study: Study) -> dict[str, Any]:
     Raises:
         EnvironmentFault, ConfigError: the cluster is not there, or lacks what the study asks for.
     """
-    plan_study(folder, study)
     launch = study.launch
     asked = {
         "on": launch.on,
@@ -85,12 +84,17 @@ def look_at_cluster(folder: StudyFolder, study: Study) -> dict[str, Any]:
                 where="launch.on: ray",
                 hint="pip install -c constraints.txt 'regatta[ray]', or set launch.on=local",
             )
+        plan_study(folder, study)
         return {**asked, "address": launch.address}
+    from regatta.orchestrate.slurm import DEFAULT_CPUS, most_at_once, stage_sizes
     from regatta.orchestrate.slurm_facts import check_slurm
 
     facts = check_slurm(launch)
+    plan = plan_study(folder, study, judge_shards=most_at_once(launch))
     return {
         **asked,
+        "threads": launch.threads_per_run or DEFAULT_CPUS,
+        "stages": stage_sizes(study, plan, most_in_array=facts.most_in_array),
         "partition": facts.partition.name,
         "minutes": time_minutes(launch.time) if launch.time else facts.minutes,
         "takes_gpus": facts.gpus,

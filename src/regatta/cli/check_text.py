@@ -81,7 +81,10 @@ def _is_part(share: float) -> bool:
 
 def cluster_words(cluster: dict[str, Any]) -> str:
     """What one job asks for."""
-    asked = [f"{cluster['devices']:g} device{'s' if cluster['devices'] > 1 else ''}"]
+    asked = []
+    if cluster.get("takes_gpus", True):
+        word = "GPU" if "takes_gpus" in cluster else "device"
+        asked.append(f"{cluster['devices']:g} {word}{'s' if cluster['devices'] > 1 else ''}")
     if cluster["nodes"] > 1:
         asked.append(f"on each of {cluster['nodes']} nodes")
     if cluster["threads"]:
@@ -89,8 +92,8 @@ def cluster_words(cluster: dict[str, Any]) -> str:
     if cluster["memory_gib"]:
         asked.append(f"{cluster['memory_gib']:g} GiB")
     if cluster.get("minutes"):
-        asked.append(f"{cluster['minutes']} min at most")
-    return f"a {cluster['on']} job: {', '.join(asked)}"
+        asked.append(f"{duration(60 * cluster['minutes'])} at most")
+    return f"a job: {', '.join(asked)}"
 
 
 def _memory(estimate: dict[str, Any]) -> str:

@@ -108,6 +108,12 @@ def _stop_run(folder: StudyFolder, run_id: str) -> None:
 
         if stop_job_of(folder, run_id, typer.echo):
             return
+    if run and run.status.process and ProcessId(**run.status.process).is_alive() is None:
+        raise ConfigError(
+            f"{run_id} is at work on {run.status.process['host']}, out of reach from here",
+            where=folder.path,
+            hint=f"stop the whole study with: regatta stop {folder.path}",
+        )
     if run is None or run.status.state not in LIVE or not run.status.process:
         typer.echo(f"{run_id} is not running" + (f" ({run.status.state})" if run else ""))
         return

@@ -10,6 +10,7 @@ import typer
 
 from regatta.cli.arguments import RUNS, Runs, Target, find_study, study_folders
 from regatta.core.signals import StopFlag
+from regatta.orchestrate.snapshot import without_jobs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from regatta.records.run_folder import StudyFolder
 
 WATCH_SECONDS = 1.0
+QUEUE_SECONDS = 60.0
 _NO_NEWS = frozenset({"heartbeat", "process"})
 """Fields of a status that change while nothing happens."""
 
@@ -70,7 +72,30 @@ def _reader(folder: StudyFolder) -> Read:
     from regatta.orchestrate.snapshot import StudyReader
 
     reader, silence = StudyReader(folder), SilenceWatch(stall_seconds(folder))
-    return lambda: silence.mark(reader.read(curves=True))
+    queue = _Queue(folder)
+    return lambda: queue.mark(silence.mark(reader.read(curves=True)))
+
+
+class _Queue:
+    """Asks the scheduler now and then, where there is one, whether jobs of a study are still there.
+
+    Records alone cannot tell: nobody writes that a job was cancelled by hand.
+    """
+
+    def __init__(self, folder: StudyFolder) -> None:
+        self._folder = folder
+        self._ask_at = 0.0
+        self._gone = False
+
+    def mark(self, view: StudyView) -> StudyView:
+        if not view.jobs or view.supervised:
+            return view
+        if time.monotonic() >= self._ask_at:
+            from regatta.orchestrate.slurm_study import jobs_are_gone
+
+            self._ask_at = time.monotonic() + QUEUE_SECONDS
+            self._gone = jobs_are_gone(self._folder)
+        return without_jobs(view) if self._gone else view
 
 
 def _is_final(views: Sequence[StudyView], stop: StopFlag, *, once: bool) -> bool:

@@ -14,30 +14,34 @@ _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 _OURS = {
     "array": "launch.max_parallel",
     "dependency": "entries.NAME.needs",
-    "job-name": "the study's name",
+    "job-name": "",
     "nodes": "launch.nodes",
     "ntasks": "launch.devices",
     "ntasks-per-node": "launch.devices",
+    "ntasks-per-gpu": "launch.devices",
+    "gpus": "launch.devices",
     "gpus-per-node": "launch.devices",
+    "gpus-per-task": "launch.devices",
     "cpus-per-task": "launch.threads_per_run",
+    "cpus-per-gpu": "launch.threads_per_run",
     "mem": "launch.memory_gib_per_run",
+    "mem-per-cpu": "launch.memory_gib_per_run",
+    "mem-per-gpu": "launch.memory_gib_per_run",
     "time": "launch.time",
     "signal": "launch.signal_seconds",
-    "requeue": "",
-    "no-requeue": "",
-    "open-mode": "",
-    "output": "",
-    "error": "",
-    "wrap": "",
-    "chdir": "",
-    "parsable": "",
-    "test-only": "",
     "partition": "launch.partition",
     "account": "launch.account",
     "qos": "launch.qos",
     "constraint": "launch.constraint",
+    **dict.fromkeys(
+        ("requeue", "no-requeue", "hold", "kill-on-invalid-dep", "open-mode", "output", "error"), ""
+    ),
+    **dict.fromkeys(("input", "wrap", "chdir", "parsable", "test-only", "wait", "clusters"), ""),
+    # Variables of a job may load code.
+    **dict.fromkeys(("export", "export-file", "get-user-env", "bcast", "uid", "gid"), ""),
 }
 """Options of sbatch that Regatta sets itself, and the key that moves each ("" = none does)."""
+_FREE = frozenset({"gres", "exclusive", "reservation", "nodelist", "exclude", "licenses"})
 
 
 class LaunchSection(Section):
@@ -114,9 +118,11 @@ class LaunchSection(Section):
         for name, value in options.items():
             if not _OPTION.fullmatch(name):
                 raise ValueError(f"'{name}' is not the long name of an option of sbatch")
-            if name in _OURS:
-                use = f"; use {_OURS[name]}" if _OURS[name] else ""
-                raise ValueError(f"sbatch's {name} is set by Regatta itself{use}")
+            # sbatch also takes the beginning of a name for the whole.
+            ours = name if name in _OURS else next((o for o in _OURS if o.startswith(name)), None)
+            if ours and name not in _FREE:
+                use = f"; use {_OURS[ours]}" if _OURS[ours] else ""
+                raise ValueError(f"sbatch's {ours} is not left to slurm_options{use}")
             # Each becomes a line of a script.
             if not str(value).isprintable():
                 raise ValueError(f"the value of {name} holds a line break or a control character")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from regatta.config.expand import protocol_id, trained_runs
 from regatta.config.schema import Study
-from regatta.core.errors import RegattaError
+from regatta.core.errors import ConfigError, DeviceError, EnvironmentFault, RegattaError
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.causes import RESUME, Failure
 from regatta.orchestrate.devices import Machine, this_machine
@@ -37,10 +38,18 @@ from regatta.orchestrate.plan import (
 from regatta.orchestrate.rank_crew import Crew
 from regatta.orchestrate.rank_places import slurm_place
 from regatta.orchestrate.ranks import RankLauncher, follow_first
-from regatta.orchestrate.run_states import write_failed, write_lost, write_requeued
+from regatta.orchestrate.run_states import (
+    write_failed,
+    write_lost,
+    write_requeued,
+    write_settled,
+)
+from regatta.orchestrate.slurm_facts import run_slurm
+from regatta.orchestrate.snapshot import status_of
 from regatta.orchestrate.supervisor import Supervisor
 from regatta.records.run_folder import RunFolder, StudyFolder
-from regatta.records.submission import read_submission, write_submission
+from regatta.records.status import LIVE
+from regatta.records.submission import close_submission
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
@@ -48,7 +57,6 @@ if TYPE_CHECKING:
 Part = Literal["prepare", "train", "judge", "finish", "close"]
 WARNING_SIGNAL = signal.SIGUSR2
 """What submitit has Slurm send before the time limit."""
-_SQUEUE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -56,12 +64,16 @@ class ClusterTask:
     """What one job does of the study in `folder`.
 
     part: `finish` judges what is left, compares and reports; `close` only ends the submission.
+    token: of the submission that it belongs to.
+    launched: all runs of the launch; others of the study are left alone.
     run_ids: of `train`, the runs that share the job's devices.
     fold, shard: of `judge`, which share of which samples.
     """
 
     folder: Path
     part: Part
+    token: str
+    launched: tuple[str, ...]
     run_ids: tuple[str, ...] = ()
     fold: int | None = None
     shard: str = "1/1"
@@ -77,13 +89,17 @@ class ClusterTask:
             before = self._marks(folder)
             code = self._work(folder, stop)
         except RegattaError as error:
-            self._give_up(folder, error)
+            if _is_first_rank():
+                self._give_up(folder, error)
+                self._close(folder)
             raise SystemExit(error.exit_code) from error
         if stop.requested and _is_first_rank() and not self._is_done(folder):
             by_scheduler = stop.signal_name != "SIGINT"
             if by_scheduler and self._may_queue_again(folder, before, stop):
                 self._queue_again(folder, queue_again)
-        raise SystemExit(code)
+        self._close(folder)
+        # srun may end the step with the first task that fails, while the first rank still saves.
+        raise SystemExit(code if _is_first_rank() else 0)
 
     def _give_up(self, folder: StudyFolder, error: RegattaError) -> None:
         print(f"error: {error}", flush=True)
@@ -115,21 +131,34 @@ class ClusterTask:
     def _work(self, folder: StudyFolder, stop: StopFlag) -> int:
         study = folder.study()
         if self.part == "prepare":
-            everything = [run.run_id for run in _runs(folder, study)]
-            return self._supervisor(folder, study, stop, "prepare", everything).prepare()
+            return self._supervisor(folder, study, stop, "prepare", self.launched).prepare()
         if self.part == "train":
             return self._train(folder, study, stop)
         if self.part == "judge":
             return self._judge(folder, study, stop)
-        code = self._finish(folder, study, stop) if self.part == "finish" else 0
-        if not stop.requested:
-            _close(folder)
-        return code
+        self._settle_the_lost(folder, study)
+        return self._finish(folder, study, stop) if self.part == "finish" else 0
+
+    def _settle_the_lost(self, folder: StudyFolder, study: Study) -> None:
+        """The last job comes when all others have ended: what they left at work is lost."""
+        protocol = protocol_id(study.protocol)
+        for run in self._runs(folder):
+            state = status_of(run).state
+            if state in LIVE and not run.is_trained():
+                write_lost(run, "its Slurm job ended without a word of it, see log.txt and slurm/")
+            elif state == "queued" and not run.is_trained():
+                write_settled(run, protocol, waiting=False)
+
+    def _close(self, folder: StudyFolder) -> None:
+        """The last job ends the submission, its own and no later one."""
+        if self.part in {"finish", "close"}:
+            close_submission(folder.submission, token=self.token)
 
     def _train(self, folder: StudyFolder, study: Study, stop: StopFlag) -> int:
         if not is_prepared(folder, study):
             print("the data are not prepared, see prepare.log", flush=True)
             return 1
+        self._check_settings(study)
         place = slurm_place(folder.path)
         if place is None:
             return self._train_here(folder, study, stop, None)
@@ -139,6 +168,16 @@ class ClusterTask:
             code = self._train_here(folder, study_for_ranks(study, crew.here), stop, crew)
             crew.dismiss(code)
         return code
+
+    def _check_settings(self, study: Study) -> None:
+        """ConfigError when the study in the folder is another one than was submitted."""
+        foreign = set(self.run_ids) - {spec.run_id for spec in trained_runs(study)}
+        if foreign:
+            raise ConfigError(
+                f"the study has other settings now: {', '.join(sorted(foreign))} is no run of it",
+                where=study.name,
+                hint="run the same command again, with the settings that are wanted",
+            )
 
     def _train_here(
         self, folder: StudyFolder, study: Study, stop: StopFlag, crew: Crew | None
@@ -153,7 +192,12 @@ class ClusterTask:
 
     def _judge(self, folder: StudyFolder, study: Study, stop: StopFlag) -> int:
         task = judge_part(
-            folder, study, fold=self.fold, shard=self.shard, worker_command=self.worker_command
+            folder,
+            study,
+            fold=self.fold,
+            shard=self.shard,
+            only=self.launched,
+            worker_command=self.worker_command,
         )
         if task is None:
             return 0
@@ -168,9 +212,10 @@ class ClusterTask:
         code = 1
         if is_prepared(folder, study):
             # Failed runs keep their states: there is nothing of them to judge.
-            trained = [run.run_id for run in _runs(folder, study) if run.is_trained()]
+            runs = self._runs(folder)
+            trained = [run.run_id for run in runs if run.is_trained()]
             code = self._supervisor(folder, study, stop, "judge", trained).run()
-            code = code or int(len(trained) < len(_runs(folder, study)))
+            code = code or int(len(trained) < len(runs))
         if stop.requested:
             return stop.exit_code
         done = finish_study(folder, study, stop=stop, echo=_say, command=self.cli_command)
@@ -200,7 +245,7 @@ class ClusterTask:
             say=_say,
             tick=None,
             only=(kind,),
-            leave_out=[r.run_id for r in _runs(folder, study) if r.run_id not in mine],
+            leave_out=[s.run_id for s in trained_runs(study) if s.run_id not in mine],
             worker_command=self.worker_command,
             speaks=speaks,
         )
@@ -219,14 +264,19 @@ class ClusterTask:
             return [run for run in map(folder.run, self.run_ids) if not run.is_trained()]
         study = folder.study()
         if self.part == "prepare":
-            return [r for r in _runs(folder, study) if not r.is_trained()]
+            return [run for run in self._runs(folder) if not run.is_trained()]
         protocol = protocol_id(study.protocol)
-        return [r for r in _runs(folder, study) if r.is_trained() and not r.is_judged(protocol)]
+        return [r for r in self._runs(folder) if r.is_trained() and not r.is_judged(protocol)]
+
+    def _runs(self, folder: StudyFolder) -> list[RunFolder]:
+        return [folder.run(run_id) for run_id in self.launched]
 
     def _may_queue_again(self, folder: StudyFolder, before: object, stop: StopFlag) -> bool:
         """Whether the job still belongs to the queue, and the time that it had was of any use."""
         if _queue_state() not in {"RUNNING", ""}:
             return False  # cancelled by a person
+        if self.part == "finish" and not self._unfinished(folder):
+            return True  # what is left takes minutes, and keeps nothing in between
         if stop.signal_name != WARNING_SIGNAL.name or self._marks(folder) != before:
             return True
         for run in self._unfinished(folder):
@@ -235,7 +285,7 @@ class ClusterTask:
 
     def _marks(self, folder: StudyFolder) -> object:
         """Anything saved that a job which starts again would not have to do again."""
-        runs = [folder.run(r) for r in self.run_ids] or _runs(folder, folder.study())
+        runs = [folder.run(run_id) for run_id in self.run_ids or self.launched]
         return [
             [
                 (str(path), path.stat().st_mtime_ns)
@@ -276,34 +326,28 @@ def _is_first_rank() -> bool:
 def _allocated_machine(study: Study) -> Machine:
     """What the job was given: Slurm binds to cores only where the cluster was set up to."""
     machine = this_machine(study.launch)
+    gpus = os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_STEP_GPUS")
+    if gpus and study.launch.device != "cpu" and not machine.gpus:
+        raise DeviceError(
+            f"Slurm gave this job GPU {gpus}, but none is usable: {machine.gpu_trouble}",
+            where=socket.gethostname(),
+            hint="look there with: regatta doctor; or ask for none with launch.device=cpu",
+        )
     given = os.environ.get("SLURM_CPUS_PER_TASK", "")
     return replace(machine, cores=int(given)) if given.isdigit() else machine
 
 
 def _queue_state() -> str:
     """This job's state in Slurm's words; "" when Slurm does not say."""
-    job = os.environ.get("SLURM_JOB_ID", "")
+    given = os.environ
+    job = given.get("SLURM_JOB_ID", "")
+    if "SLURM_ARRAY_JOB_ID" in given:
+        # The last element of an array has the array's own number, which means all of them.
+        job = f"{given['SLURM_ARRAY_JOB_ID']}_{given.get('SLURM_ARRAY_TASK_ID', '')}"
     try:
-        answer = subprocess.run(
-            ["squeue", "-h", "-j", job, "-o", "%T"],  # noqa: S607 - found as the user finds it
-            capture_output=True,
-            text=True,
-            timeout=_SQUEUE_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return run_slurm("squeue", "-h", "-a", "-j", job, "-o", "%T").strip()
+    except EnvironmentFault:
         return ""
-    return answer.stdout.strip()
-
-
-def _runs(folder: StudyFolder, study: Study) -> list[RunFolder]:
-    return [folder.run(spec.run_id) for spec in trained_runs(study)]
-
-
-def _close(folder: StudyFolder) -> None:
-    submission = read_submission(folder.submission)
-    if submission:
-        write_submission(folder.submission, submission.with_state("closed"))
 
 
 def _say(text: str) -> None:

@@ -302,18 +302,21 @@ def judge_part(
     *,
     fold: int | None,
     shard: str,
+    only: Collection[str],
     worker_command: tuple[str, ...] = WORKER_COMMAND,
 ) -> Task | None:
     """The task that judges one shard of what is trained (of a fold) and not judged; None = nothing.
 
     Args:
         shard: "I/N", the share of the samples.
+        only: run ids; others are left alone.
     """
     protocol = protocol_id(study.protocol)
     specs = [
         spec
         for spec in trained_runs(study)
         if spec.fold == fold
+        and spec.run_id in only
         and folder.run(spec.run_id).is_trained()
         and not folder.run(spec.run_id).is_judged(protocol)
     ]

@@ -13,8 +13,9 @@ import secrets
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor
+from pathlib import Path
 from typing import Any
 
 from regatta.config.expand import trained_runs
@@ -24,7 +25,7 @@ from regatta.core.errors import ConfigError, EnvironmentFault
 from regatta.orchestrate.causes import last_error_line
 from regatta.orchestrate.cluster_task import ClusterTask
 from regatta.orchestrate.plan import Plan, Task, levels
-from regatta.orchestrate.slurm_facts import check_slurm, run_slurm
+from regatta.orchestrate.slurm_facts import Facts, check_slurm, run_slurm
 from regatta.records.run_folder import StudyFolder
 from regatta.records.submission import Stage, Submission, write_submission
 
@@ -33,8 +34,8 @@ DEFAULT_CPUS = 4
 """Of a run, where launch.threads_per_run says nothing."""
 MOST_TIMEOUTS = 1_000_000
 """submitit's own count. Ours is whether anything was saved meanwhile."""
-MEMORY_FACTOR = 1.5
-"""Asked for beyond what a run is expected to need: the scheduler kills what takes more."""
+_CLUSTER_VARIABLES = ("SLURM_CONF", "SLURM_CLUSTERS", "SBATCH_ACCOUNT", "SBATCH_PARTITION")
+"""Which cluster, and as whom: the user's own, also where this is started inside a job."""
 
 
 @dataclass(frozen=True)
@@ -53,33 +54,35 @@ def submit_study(
     study: Study,
     plan: Plan,
     *,
+    launched: Sequence[str],
     judges: bool,
     worker_command: tuple[str, ...],
     cli_command: tuple[str, ...],
 ) -> Submission:
     """Hand what the plan holds to Slurm; the jobs start once all are recorded.
 
+    Args:
+        launched: ids of the runs that this launch works on.
     Raises:
         EnvironmentFault: sbatch refuses; nothing is left in the queue then.
         ConfigError: the launch section asks for what Slurm or this cluster cannot do.
     """
-    launch = study.launch
-    facts = check_slurm(launch)
-    parts = _parts(folder, study, plan, judges, worker_command, cli_command)
+    facts = check_slurm(study.launch)
+    _check_path(folder)
     token = f"regatta-{study.name}-{secrets.token_hex(4)}"
+    common = ClusterTask(
+        folder.path.resolve(),
+        "close",
+        token,
+        tuple(launched),
+        worker_command=worker_command,
+        cli_command=cli_command,
+    )
+    rows = plan_rows(study, plan, common, judges=judges, most_in_array=facts.most_in_array)
     submission = Submission(token, "submitting", [], time.time())
     write_submission(folder.submission, submission)
-    stages: list[Stage] = []
     try:
-        for name, tasks in parts:
-            needs = _needs_of(study, tasks[0])
-            options = _options(study, tasks, needs, default_minutes=facts.minutes, gpus=facts.gpus)
-            options |= {"job_name": f"{token}.{name}"}
-            options |= {"dependency": f"afterany:{stages[-1].job_id}"} if stages else {}
-            # Held back until all are recorded: whoever dies before that leaves nothing running.
-            extra = {"hold": True} if not stages else {}
-            job_id = _submit(folder, name, tasks, options, {**launch.slurm_options, **extra})
-            stages.append(Stage(name, job_id, [list(task.run_ids) for task in tasks]))
+        stages = _submit_rows(folder, study, rows, facts, token)
         submission = Submission(token, "submitted", stages, submission.submitted_at)
         write_submission(folder.submission, submission)
     except BaseException:
@@ -90,36 +93,87 @@ def submit_study(
     return submission
 
 
-def _parts(
-    folder: StudyFolder,
-    study: Study,
-    plan: Plan,
-    judges: bool,
-    worker_command: tuple[str, ...],
-    cli_command: tuple[str, ...],
-) -> list[tuple[str, list[ClusterTask]]]:
-    """The stages in order, each with the tasks of its array."""
+def _check_path(folder: StudyFolder) -> None:
     path = folder.path.resolve()
+    if "%" in str(path):
+        raise ConfigError(
+            "the path of the study holds a %, which Slurm replaces in the names of its logs",
+            where=path,
+            hint="choose another folder with --runs",
+        )
 
-    def task(**facts: Any) -> ClusterTask:
-        return ClusterTask(path, worker_command=worker_command, cli_command=cli_command, **facts)
 
-    parts = [("prepare", [task(part="prepare")])] if plan.of_kind("prepare") else []
-    rows = levels(plan.of_kind("train"))
-    for number, row in enumerate(rows, 1):
-        name = "train" if len(rows) == 1 else f"train{number}"
-        parts.append((name, [task(part="train", run_ids=ids) for ids in _packed(study, row)]))
+def _submit_rows(
+    folder: StudyFolder, study: Study, rows: Sequence[Row], facts: Facts, token: str
+) -> list[Stage]:
+    """Submit row by row; each waits for all stages of the rows before."""
+    stages: list[Stage] = []
+    for row in rows:
+        before = [stage.job_id for stage in stages]
+        for name, tasks in row:
+            options = _options(study, tasks, facts) | {"job_name": f"{token}.{name}"}
+            # On all rows before: one whose jobs are cancelled is over at once.
+            options |= {"dependency": f"afterany:{':'.join(before)}"} if before else {}
+            # Held back until all are recorded: whoever dies before that leaves nothing running.
+            extra = {} if before else {"hold": True}
+            job_id = _submit(folder, name, tasks, options, {**study.launch.slurm_options, **extra})
+            stages.append(Stage(name, job_id, [list(task.run_ids) for task in tasks]))
+    return stages
+
+
+Row = list[tuple[str, list[ClusterTask]]]
+"""Stages that may run at the same time: the name and the tasks of each array."""
+
+
+def plan_rows(
+    study: Study, plan: Plan, common: ClusterTask, *, judges: bool, most_in_array: int
+) -> list[Row]:
+    """The stages of a launch, in rows that wait for each other.
+
+    Args:
+        common: what all tasks share; its part is replaced.
+        most_in_array: elements that one array may have.
+    """
+    rows: list[Row] = []
+    if plan.of_kind("prepare"):
+        rows.append([("prepare", [replace(common, part="prepare")])])
+    levels_of_training = levels(plan.of_kind("train"))
+    for number, level in enumerate(levels_of_training, 1):
+        name = "train" if len(levels_of_training) == 1 else f"train{number}"
+        tasks = [replace(common, part="train", run_ids=ids) for ids in _packed(study, level)]
+        alike: dict[object, list[ClusterTask]] = {}
+        for task in tasks:
+            alike.setdefault(needs_of(study, task), []).append(task)
+        arrays = [part for same in alike.values() for part in _cut(same, most_in_array)]
+        rows.append(_named(name, arrays))
     benches = plan.of_kind("judge")
     if judges and len(benches) > 1:
         folds = {spec.run_id: spec.fold for spec in trained_runs(study)}
-        parts.append(
-            (
-                "judge",
-                [task(part="judge", fold=folds[b.run_ids[0]], shard=b.shard) for b in benches],
-            )
-        )
-    parts.append(("finish", [task(part="finish" if judges else "close")]))
-    return parts
+        shares = [
+            replace(common, part="judge", fold=folds[bench.run_ids[0]], shard=bench.shard)
+            for bench in benches
+        ]
+        rows.append(_named("judge", _cut(shares, most_in_array)))
+    rows.append([("finish", [replace(common, part="finish" if judges else "close")])])
+    return rows
+
+
+def _cut(tasks: list[ClusterTask], most: int) -> list[list[ClusterTask]]:
+    return [tasks[i : i + most] for i in range(0, len(tasks), most)]
+
+
+def _named(name: str, arrays: list[list[ClusterTask]]) -> Row:
+    """`train`, or `train-1`, `train-2` ... for several arrays."""
+    if len(arrays) == 1:
+        return [(name, arrays[0])]
+    return [(f"{name}-{number}", tasks) for number, tasks in enumerate(arrays, 1)]
+
+
+def stage_sizes(study: Study, plan: Plan, *, most_in_array: int) -> list[tuple[str, int]]:
+    """Name and number of jobs of each stage that a launch would submit."""
+    common = ClusterTask(Path(), "close", "", ())
+    rows = plan_rows(study, plan, common, judges=True, most_in_array=most_in_array)
+    return [(name, len(tasks)) for row in rows for name, tasks in row]
 
 
 def _packed(study: Study, row: Sequence[Task]) -> list[tuple[str, ...]]:
@@ -130,7 +184,7 @@ def _packed(study: Study, row: Sequence[Task]) -> list[tuple[str, ...]]:
     return [tuple(ids[i : i + together]) for i in range(0, len(ids), together)]
 
 
-def _needs_of(study: Study, task: ClusterTask) -> tuple[int, int, int]:
+def needs_of(study: Study, task: ClusterTask) -> tuple[int, int, int]:
     """Nodes, processes of each node and devices of each node."""
     launch = study.launch
     if task.part in {"prepare", "close"}:
@@ -148,22 +202,18 @@ def _needs_of(study: Study, task: ClusterTask) -> tuple[int, int, int]:
     return launch.nodes, devices if many else 1, devices
 
 
-def _options(
-    study: Study,
-    tasks: Sequence[ClusterTask],
-    needs: tuple[int, int, int],
-    *,
-    default_minutes: int,
-    gpus: bool,
-) -> dict[str, Any]:
+def _options(study: Study, tasks: Sequence[ClusterTask], facts: Facts) -> dict[str, Any]:
     """submitit's parameters of one stage."""
-    launch, (nodes, processes, devices) = study.launch, needs
+    launch, (nodes, processes, devices) = study.launch, needs_of(study, tasks[0])
     together = max(1, len(tasks[0].run_ids))
+    cpus = 1 if tasks[0].part == "close" else (launch.threads_per_run or DEFAULT_CPUS) * together
     options = {
         "nodes": nodes,
         "ntasks_per_node": processes,
-        "cpus_per_task": (launch.threads_per_run or DEFAULT_CPUS) * together,
-        "time": time_minutes(launch.time) if launch.time else default_minutes,
+        "cpus_per_task": cpus,
+        # From Slurm 22.05 on, srun does not take this over from the job.
+        "srun_args": [f"--cpus-per-task={cpus}"],
+        "time": time_minutes(launch.time) if launch.time else facts.minutes,
         "signal_delay_s": launch.signal_seconds,
         "array_parallelism": launch.max_parallel or len(tasks),
         "partition": launch.partition,
@@ -172,12 +222,13 @@ def _options(
         "constraint": launch.constraint,
         "stderr_to_stdout": True,
     }
-    if gpus and devices:
+    if facts.gpus and devices:
         options["gpus_per_node"] = devices
     if launch.memory_gib_per_run:
         # Of a node: all runs and processes that stand there.
         options["mem"] = f"{ceil(launch.memory_gib_per_run * 1024 * together)}MB"
-    return {key: value for key, value in options.items() if value is not None}
+    # A cluster that uses such keys refuses submitit's own.
+    return {"wckey": None, **{key: value for key, value in options.items() if value is not None}}
 
 
 def _submit(
@@ -191,15 +242,19 @@ def _submit(
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = submitit.SlurmExecutor(
-        folder=folder.path / "slurm" / name, max_num_timeout=MOST_TIMEOUTS
-    )
+    jobs_folder = folder.path / "slurm"
+    # What stands there is unpickled, so run, by the jobs.
+    jobs_folder.mkdir(mode=0o700, exist_ok=True)
+    executor = submitit.SlurmExecutor(folder=jobs_folder / name, max_num_timeout=MOST_TIMEOUTS)
     # An option of sbatch that is switched off is one that is not there.
     more = {key: value for key, value in extra.items() if value is not False}
     executor.update_parameters(**options, additional_parameters={"requeue": True, **more})
+    kept = {key: os.environ[key] for key in _CLUSTER_VARIABLES if key in os.environ}
     try:
-        with submitit.helpers.clean_env(), executor.batch():
-            jobs = [executor.submit(task) for task in tasks]
+        with submitit.helpers.clean_env():
+            os.environ.update(kept)
+            with executor.batch():
+                jobs = [executor.submit(task) for task in tasks]
     except (FailedJobError, FailedSubmissionError, subprocess.SubprocessError) as error:
         raise _refused(error) from error
     return jobs[0].job_id.partition("_")[0]
@@ -217,8 +272,9 @@ def _refused(error: Exception) -> EnvironmentFault:
 
 
 def release(submission: Submission) -> None:
-    """Let the first stage start, if it is still held."""
-    run_slurm("scontrol", "release", submission.job_ids[0], may_fail=True)
+    """Let the stages that wait for nothing start, if they are still held."""
+    for job_id in submission.job_ids:
+        run_slurm("scontrol", "release", job_id, may_fail=True)
 
 
 def queued_jobs(submission: Submission) -> list[Job]:
@@ -227,7 +283,7 @@ def queued_jobs(submission: Submission) -> list[Job]:
     Raises:
         EnvironmentFault: the queue cannot be asked.
     """
-    text = run_slurm("squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i|%T|%r|%N|%j")
+    text = run_slurm("squeue", "-h", "-a", "-r", "-u", str(os.getuid()), "-o", "%i|%T|%r|%N|%j")
     rows = [line.split("|", 4) for line in text.splitlines()]
     mine = [row for row in rows if len(row) == 5 and row[4].startswith(f"{submission.token}.")]
     return [Job(*row[:4]) for row in mine]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from regatta.core.errors import ConfigError, EnvironmentFault, MissingExtraError
 from regatta.core.registry import unknown_name
 
 ANSWER_SECONDS = 60.0
+_ARRAY_SIZE = re.compile(r"^MaxArraySize\s*=\s*(\d+)", re.MULTILINE)
 EARLY_SECONDS = 60
 """By which Slurm's warning of the time limit may come too soon (man sbatch, --signal)."""
 LONGEST_MINUTES = 7 * 24 * 60
@@ -38,6 +41,7 @@ class Facts:
     partition: Partition
     minutes: int
     gpus: bool
+    most_in_array: int
 
 
 def run_slurm(*command: str, may_fail: bool = False) -> str:
@@ -48,7 +52,13 @@ def run_slurm(*command: str, may_fail: bool = False) -> str:
     """
     try:
         answer = subprocess.run(
-            command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_SECONDS,
+            check=False,
+            env=_plain_environment(),
         )
     except FileNotFoundError as error:
         raise EnvironmentFault(
@@ -68,12 +78,18 @@ def run_slurm(*command: str, may_fail: bool = False) -> str:
     return answer.stdout
 
 
+def _plain_environment() -> dict[str, str]:
+    """Without the defaults of these commands that a user's shell may set: they filter answers."""
+    ours = ("SQUEUE_", "SINFO_", "SCANCEL_")
+    return {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+
+
 _UNREACHABLE = "is the cluster's controller up? `scontrol ping` says; then run the same again"
 
 
 def partitions() -> list[Partition]:
     """All partitions that this user can see."""
-    text = run_slurm("sinfo", "-h", "-o", "%P|%L|%l|%G|%c|%D")
+    text = run_slurm("sinfo", "-h", "-a", "-o", "%P|%L|%l|%G|%c|%D")
     found: dict[str, Partition] = {}
     for line in text.splitlines():
         cells = line.split("|")
@@ -145,7 +161,14 @@ def check_slurm(launch: LaunchSection) -> Facts:
             hint="set launch.device_ids=null; launch.slurm_options passes nodelist or gres on",
         )
     partition = _chosen(launch, partitions())
-    return Facts(partition, _minutes(launch, partition), _takes_gpus(launch, partition))
+    gpus = _takes_gpus(launch, partition)
+    return Facts(partition, _minutes(launch, partition), gpus, _most_in_array())
+
+
+def _most_in_array() -> int:
+    """Most elements of one array: MaxArraySize counts from 0."""
+    found = _ARRAY_SIZE.search(run_slurm("scontrol", "show", "config", may_fail=True))
+    return max(1, int(found[1])) if found else 1000
 
 
 def _chosen(launch: LaunchSection, found: list[Partition]) -> Partition:

@@ -35,9 +35,8 @@ from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.records.status import LIVE
 from regatta.records.submission import (
     Submission,
+    close_submission,
     open_submission,
-    read_submission,
-    write_submission,
 )
 
 Say = Callable[[str], None]
@@ -46,6 +45,9 @@ QUEUE_SECONDS = 10.0
 TICK_SECONDS = 1.0
 PATIENCE = 6
 """Looks at the queue that may fail in a row before this gives up looking, not the jobs."""
+LEAVE_LOOK_SECONDS = 3.0
+STUCK_SECONDS = 90.0
+"""After jobs were ended at once: Slurm itself needs KillWait, 30 s by default."""
 EXTRA_SECONDS = 30.0
 """Beyond the study's grace time until jobs that were asked to leave are cancelled."""
 
@@ -80,7 +82,7 @@ def run_on_slurm(
 
     runs = [folder.run(s.run_id) for s in trained_runs(study) if s.run_id not in leave_out]
     with study_lease(folder.lease):
-        submission = _adopted(folder, study, restart, say)
+        submission = _adopted(folder, runs, restart, say)
         if submission is None:
             for run_id in restart:
                 _discard(folder, study, run_id, say)
@@ -95,19 +97,24 @@ def run_on_slurm(
                 folder,
                 study,
                 plan,
+                launched=[run.run_id for run in runs],
                 judges="judge" in only,
                 worker_command=worker_command,
                 cli_command=cli_command,
             )
             told = ", ".join(f"{s.name} {s.job_id} ({len(s.elements)})" for s in submission.stages)
             say(f"{study.name}: submitted to Slurm: {told}")
-        if detach:
+        if detach and not stop.requested:
             echo(f"{study.name}: look on with: regatta watch; end it with: regatta stop")
             return 0
         watch = _Watch(folder, study, submission, stop, say, tick)
         if not watch.until_over():
             return 0
-        return _conclude(folder, study, runs, only, stop, say)
+        code = _conclude(folder, study, runs, only, stop, say, submission)
+        if code or "judge" not in only:
+            return code
+        # The last job has done it, unless it failed at it: then the error is told here.
+        return finish_study(folder, study, stop=stop, echo=echo, command=cli_command)
 
 
 def _discard(folder: StudyFolder, study: Study, run_id: str, say: Say) -> None:
@@ -139,32 +146,57 @@ def _settle(runs: Sequence[RunFolder], plan: Plan, protocol: str) -> None:
 
 
 def _adopted(
-    folder: StudyFolder, study: Study, restart: Sequence[str], say: Say
+    folder: StudyFolder, runs: Sequence[RunFolder], restart: Sequence[str], say: Say
 ) -> Submission | None:
     """The submission of an earlier launch whose jobs are still there; it is released again."""
     submission = open_submission(folder.submission)
     if submission is None:
         return None
-    jobs = queued_jobs(submission)
     if submission.state == "submitting":
         # That launch died before all its jobs were known; none of them may start.
         cancel_by_name(submission.token)
-        jobs = []
+    jobs = queued_jobs(submission) if submission.state == "submitted" else []
     if not jobs:
-        write_submission(folder.submission, submission.with_state("closed"))
+        close_submission(folder.submission, token=submission.token)
         return None
-    known = {run_id for stage in submission.stages for e in stage.elements for run_id in e}
-    foreign = known - {spec.run_id for spec in trained_runs(study)}
-    if foreign or restart:
-        raise LeaseHeldError(
-            f"{len(jobs)} Slurm jobs of this study are still there"
-            + (", with other settings than now" if foreign else ""),
-            where=folder.submission,
-            hint=f"end them with: regatta stop {folder.path}",
-        )
+    if restart:
+        raise _still_there(folder, len(jobs), "--restart waits for them")
     release(submission)
-    say(f"{study.name}: {len(jobs)} Slurm jobs of it are there already; nothing is submitted")
+    say(f"{folder.path.name}: {len(jobs)} Slurm jobs of it are there already; nothing is submitted")
+    known = {run_id for stage in submission.stages for e in stage.elements for run_id in e}
+    new = [run.run_id for run in runs if not run.is_trained() and run.run_id not in known]
+    if new:
+        say(f"{', '.join(new)}: not among them; run the same command again when they are done")
     return submission
+
+
+def _still_there(folder: StudyFolder, jobs: int, why: str) -> LeaseHeldError:
+    return LeaseHeldError(
+        f"{jobs} Slurm jobs of this study are still there; {why}",
+        where=folder.submission,
+        hint=f"look on with regatta watch, or end them with: regatta stop {folder.path}",
+    )
+
+
+def refuse_other_settings(folder: StudyFolder, study: Study) -> None:
+    """LeaseHeldError when jobs of a cluster work on the study as it was: asked before it is saved.
+
+    Raises:
+        EnvironmentFault: there may be such jobs, but the queue cannot be asked.
+    """
+    submission = open_submission(folder.submission)
+    if submission is None or not folder.study_yaml.is_file():
+        return
+    before = folder.study()
+    same = [spec.run_id for spec in trained_runs(before)] == [
+        spec.run_id for spec in trained_runs(study)
+    ] and protocol_id(before.protocol) == protocol_id(study.protocol)
+    if same:
+        return
+    jobs = queued_jobs(submission)
+    if jobs:
+        raise _still_there(folder, len(jobs), "they work with other settings than these")
+    close_submission(folder.submission, token=submission.token)
 
 
 class _Watch:
@@ -226,19 +258,37 @@ class _Watch:
         self._say(f"job {job.job_id} waits: {job.reason} (squeue -j {job.job_id})")
 
     def _leave(self) -> None:
-        """Have all jobs save and leave; end them when they take too long or at a second request."""
-        self._look()
+        """Have all jobs save and leave; end them when they take too long or at a second request.
+
+        Raises:
+            EnvironmentFault: the queue cannot be asked, or does not let go of a job.
+        """
+        self._jobs = queued_jobs(self._submission)
         self._say(f"stopping: {len(self._jobs)} jobs save and leave; ask again to end them at once")
+        asked_at = time.monotonic()
         ask_to_leave(self._jobs)
-        deadline = time.monotonic() + self._study.launch.grace_seconds + EXTRA_SECONDS
+        killed_at = float("inf")
+        look_at = asked_at + TICK_SECONDS
         while self._jobs:
-            if self._stop.is_urgent or time.monotonic() >= deadline:
+            now = time.monotonic()
+            late = now >= asked_at + self._study.launch.grace_seconds + EXTRA_SECONDS
+            if killed_at == float("inf") and (self._stop.is_urgent or late):
                 ask_to_leave(self._jobs, at_once=True)
-                deadline = float("inf")
+                killed_at = now
+            if now >= killed_at + STUCK_SECONDS:
+                raise EnvironmentFault(
+                    f"Slurm does not let go of job {', '.join(job.job_id for job in self._jobs)}",
+                    hint="its node may be down: look with scontrol show job, then stop again",
+                )
             if self._tick:
                 self._tick()
             time.sleep(TICK_SECONDS)
-            self._look()
+            if now >= look_at and self._look():
+                # A job that has only just started may not have heard the first time.
+                fresh = [job for job in self._jobs if job.state != "COMPLETING"]
+                if killed_at == float("inf"):
+                    ask_to_leave(fresh)
+                look_at = time.monotonic() + LEAVE_LOOK_SECONDS
 
 
 _ORDINARY = frozenset(
@@ -253,11 +303,10 @@ def _conclude(
     only: tuple[TaskKind, ...],
     stop: StopFlag,
     say: Say,
+    submission: Submission,
 ) -> int:
     """Close the submission and write the last word on runs whose job left none."""
-    submission = read_submission(folder.submission)
-    if submission:
-        write_submission(folder.submission, submission.with_state("closed"))
+    close_submission(folder.submission, token=submission.token)
     protocol = protocol_id(study.protocol)
     trains_only = "judge" not in only
     left = [r for r in runs if not (r.is_trained() if trains_only else r.is_judged(protocol))]
@@ -266,7 +315,7 @@ def _conclude(
         if status.state == "queued" and run in left and stop.requested:
             write_stopped(run, exit_code=None, was_running=False)
         elif status.state in LIVE or (status.state == "queued" and run in left):
-            words = last_words(folder, submission, run.run_id) if submission else ""
+            words = last_words(folder, submission, run.run_id)
             write_lost(run, f"its Slurm job ended without a word of it: {words or 'no log'}")
         elif status.state == "queued":
             write_settled(run, protocol, waiting=False)
@@ -293,14 +342,17 @@ def refuse_while_submitted(folder: StudyFolder) -> None:
     submission = open_submission(folder.submission)
     if submission is None:
         return
-    jobs = queued_jobs(submission)
-    if jobs:
-        raise LeaseHeldError(
-            f"{len(jobs)} Slurm jobs work on this study or wait to",
+    try:
+        jobs = queued_jobs(submission)
+    except EnvironmentFault as error:
+        raise EnvironmentFault(
+            f"Slurm jobs may be at work on this study, and the queue cannot be asked: {error.what}",
             where=folder.submission,
-            hint=f"look on with launch.on=slurm, or end them with: regatta stop {folder.path}",
-        )
-    write_submission(folder.submission, submission.with_state("closed"))
+            hint="start this where squeue answers; if those jobs are gone, delete that file",
+        ) from error
+    if jobs:
+        raise _still_there(folder, len(jobs), "nothing else may work on it")
+    close_submission(folder.submission, token=submission.token)
 
 
 def stop_submission(folder: StudyFolder, study: Study, say: Say, *, again: StopFlag) -> None:
@@ -317,7 +369,7 @@ def stop_submission(folder: StudyFolder, study: Study, say: Say, *, again: StopF
     again.request("SIGINT")
     _Watch(folder, study, submission, again, say, None).until_over()
     runs = [folder.run(spec.run_id) for spec in trained_runs(study)]
-    _conclude(folder, study, runs, ALL_KINDS, again, say)
+    _conclude(folder, study, runs, ALL_KINDS, again, say, submission)
 
 
 def stop_job_of(folder: StudyFolder, run_id: str, say: Say) -> bool:
@@ -339,9 +391,30 @@ def stop_job_of(folder: StudyFolder, run_id: str, say: Say) -> bool:
             where=", ".join(beside),
             hint=f"stop the whole study with: regatta stop {folder.path}",
         )
-    ask_to_leave(there)
+    deadline = time.monotonic() + folder.study().launch.grace_seconds + EXTRA_SECONDS
     for job in there:
-        say(f"{run_id}: asked job {job.job_id} to save and leave")
-        if job.state == "PENDING":
-            write_stopped(folder.run(run_id), exit_code=None, was_running=False)
+        say(f"{run_id}: asks job {job.job_id} to save and leave")
+    waiting, left = all(job.state == "PENDING" for job in there), there
+    while left and time.monotonic() < deadline:
+        ask_to_leave(left)
+        time.sleep(LEAVE_LOOK_SECONDS)
+        left = [job for job in queued_jobs(submission) if job.job_id in mine]
+    if there and waiting:
+        write_stopped(folder.run(run_id), exit_code=None, was_running=False)
+    if there:
+        say(f"{run_id}: {'still saving' if left else 'stopped'}")
     return bool(there)
+
+
+def jobs_are_gone(folder: StudyFolder) -> bool:
+    """Whether the records name jobs that the queue does not: cancelled by hand, or lost.
+
+    False where the queue cannot be asked, as on a laptop that only sees the folder.
+    """
+    submission = open_submission(folder.submission)
+    if submission is None or submission.state != "submitted":
+        return False
+    try:
+        return not queued_jobs(submission)
+    except EnvironmentFault:
+        return False

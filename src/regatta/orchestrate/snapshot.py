@@ -186,6 +186,24 @@ def truthful(status: Status, run: RunFolder, *, judged: bool, supervised: bool |
     return status
 
 
+def without_jobs(view: StudyView) -> StudyView:
+    """The view once the scheduler's jobs turned out to be gone: what they had is lost or waits."""
+
+    def told(run: RunView) -> RunView:
+        status = run.status
+        if status.state in LIVE:
+            fields = {"cause": "lost", "message": "its job is gone", "next_step": _AGAIN}
+            return replace(run, status=replace(status, state="lost", **fields))
+        if status.state == "queued":
+            return replace(run, status=replace(status, state="pending"))
+        return run
+
+    return replace(view, jobs=(), runs=tuple(map(told, view.runs)))
+
+
+_AGAIN = "run the same command again: it resumes from the last checkpoint"
+
+
 def imported_status(run: RunFolder, protocol: str, *, entry: str) -> Status:
     """The state of a run whose predictions come from elsewhere; it has no status file."""
     if run.is_judged(protocol):

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def study_lease(path: Path) -> Iterator[None]:
 
 def _acquire(path: Path) -> None:
     mine = json.dumps(asdict(this_process()))
-    own_file = path.with_name(f".{path.name}.{os.getpid()}")
+    own_file = _own_name(path)
     try:
         own_file.write_text(mine, encoding="utf-8")
         for _ in range(2):
@@ -57,13 +58,40 @@ def _acquire(path: Path) -> None:
                 os.link(own_file, path)
                 return
             except FileExistsError:
-                _refuse_unless_dead(holder(path), path)
-                path.unlink(missing_ok=True)
-        raise LeaseHeldError("another launch of this study started at the same moment", where=path)
+                _bury(path)
+        raise _same_moment(path)
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
         own_file.unlink(missing_ok=True)
+
+
+def _own_name(path: Path, mark: str = "") -> Path:
+    """A name beside the lease that no other process has, on whatever host."""
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{mark}")
+
+
+def _bury(path: Path) -> None:
+    """Take a lease away whose holder is dead; refuse for any other."""
+    dead = holder(path)
+    _refuse_unless_dead(dead, path)
+    grave = _own_name(path, ".dead")
+    try:
+        # Another launch may bury it too and then take the lease: look at what was taken away.
+        os.rename(path, grave)
+    except FileNotFoundError:
+        return
+    taken = holder(grave)
+    if taken != dead:
+        with suppress(FileExistsError):
+            os.link(grave, path)
+    grave.unlink(missing_ok=True)
+    if taken != dead:
+        raise _same_moment(path)
+
+
+def _same_moment(path: Path) -> LeaseHeldError:
+    return LeaseHeldError("another launch of this study started at the same moment", where=path)
 
 
 def _refuse_unless_dead(other: ProcessId | None, path: Path) -> None:

@@ -77,6 +77,13 @@ def read_submission(path: Path) -> Submission | None:
         ) from error
 
 
+def close_submission(path: Path, *, token: str) -> None:
+    """None of the submission's jobs is left; one of another token stays as it is."""
+    submission = read_submission(path)
+    if submission and submission.token == token:
+        write_submission(path, submission.with_state("closed"))
+
+
 def open_submission(path: Path) -> Submission | None:
     """The submission whose jobs may still be there."""
     submission = read_submission(path)
