@@ -17,6 +17,9 @@ settings.load_profile("regatta")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Drawing is most of a report. Tests that look at PDF or PNG files ask for all three formats.
+os.environ.setdefault("REGATTA_FIGURE_FORMATS", "svg")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -4,6 +4,7 @@ afterwards is the truth."""
 from __future__ import annotations
 
 import csv
+import faulthandler
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import pytest
 from regatta.config.load import load_study
 from regatta.records.run_folder import StudyFolder, open_study
 from regatta.records.status import read_status
+from regatta.worker.__main__ import main
 from tests.test_bad_input import STUDY, assert_told, regatta, write_clip, write_videos
 
 HOSTILE = (
@@ -57,7 +60,32 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_would_fail_after_training_is_refused_while_reading_the_data(home: Path):
+Prepare = Callable[[], subprocess.CompletedProcess]
+
+
+@pytest.fixture
+def prepare_here(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Prepare]:
+    """The worker's own `main` in this process: starting one anew takes longer than its work."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(sys, "argv", ["worker", "prepare", "--study", "runs/s"])
+
+    def run() -> subprocess.CompletedProcess:
+        code = main()
+        told = capfd.readouterr()
+        return subprocess.CompletedProcess(sys.argv, code, told.out, told.err)
+
+    yield run
+    faulthandler.unregister(signal.SIGUSR1)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_what_would_fail_after_training_is_refused_while_reading_the_data(
+    home: Path, prepare_here: Prepare
+):
     shutil.copytree(home / "videos", home / "untested")
     shutil.rmtree(home / "untested" / "test")
     grid = "protocol.name=temporal-grid"
@@ -73,10 +101,11 @@ def test_what_would_fail_after_training_is_refused_while_reading_the_data(home: 
     for overrides, words in cases.items():
         study = load_study(home / "s.yaml", list(overrides))
         folder = open_study(home / "runs", study)
-        told = regatta("prepare", "--study", "runs/s", cwd=home, module="regatta.worker")
-        assert_told(told, 2, *words)
+        assert_told(prepare_here(), 2, *words)
         assert not folder.manifest.exists()
         assert not folder.data_json.exists()
+    told = regatta("prepare", "--study", "runs/s", cwd=home, module="regatta.worker")
+    assert_told(told, 2, *words)
 
 
 def test_damaged_files_stop_a_study_by_name_and_leave_a_truthful_status(home: Path):

@@ -26,7 +26,7 @@ train: {epochs: 1, batch_size: 8, lr: 1e-3, flip: false, temporal_probability: 0
         temporal_box_probability: 0.5}
 protocol: {name: plain}
 compare: {replicates: 200}
-launch: {threads_per_run: 1, max_parallel: 2}
+launch: {threads_per_run: 1, max_parallel: 1}
 """
 CELLS = {
     "temporal-grid": 25,

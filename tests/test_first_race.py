@@ -22,6 +22,7 @@ from regatta.records.metrics_stream import read_metrics
 from regatta.records.predictions import RunPredictions, read_run_predictions
 from regatta.records.run_folder import StudyFolder
 from regatta.records.status import ProcessId, read_status
+from regatta.report.formats import VARIABLE
 
 STUDY = """
 name: tiny
@@ -49,10 +50,11 @@ def write_study(folder: Path, data_root: Path) -> Path:
     return path
 
 
-def launch(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+def launch(cwd: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "regatta", "run", "tiny.yaml", *arguments],
         cwd=cwd,
+        env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -60,8 +62,8 @@ def launch(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(cwd: Path) -> str:
-    child = launch(cwd)
+def finish(cwd: Path, *, env: dict[str, str] | None = None) -> str:
+    child = launch(cwd, env=env)
     output, _ = child.communicate(timeout=LONGEST_SECONDS)
     assert child.returncode == 0, output
     return output
@@ -115,7 +117,8 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, str]:
     """An uninterrupted study and what it printed."""
     home = tmp_path_factory.mktemp("clean")
     write_study(home, home / "rotors")
-    output = finish(home)
+    as_a_user = {name: text for name, text in os.environ.items() if name != VARIABLE}
+    output = finish(home, env=as_a_user)
     return StudyFolder(home / "runs" / "tiny"), output
 
 
@@ -132,6 +135,16 @@ def test_one_command_ends_with_the_path_of_a_report(clean):
     assert Path(last.split()[-1]).name == "report.html"
     assert (folder.report / "report.html").stat().st_size > 10_000
     assert "\r" not in output
+
+
+def test_every_figure_is_there_in_three_formats_unless_fewer_were_asked_for(clean):
+    folder, _ = clean
+    found = [path for path in (folder.report / "figures").rglob("*") if path.is_file()]
+    names = {path.with_suffix("") for path in found}
+    assert len(names) > 10
+    assert {str(path) for path in found} == {
+        f"{name}.{kind}" for name in names for kind in ("svg", "pdf", "png")
+    }
 
 
 def test_tables_have_one_row_per_model_and_condition(clean):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import permutation_test, studentized_range, t
 from statsmodels.stats.contingency_tables import cochrans_q
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.multitest import multipletests
 
 from regatta.analysis.bootstrap import bootstrap_accuracy
 from regatta.analysis.paired import (
@@ -139,6 +140,12 @@ def test_cochran_q_of_identical_entries_is_undefined_with_a_reason() -> None:
     found = cochran_q(np.repeat([[True], [False]], 3, axis=1))
     assert found["statistic"] is None
     assert found["reason"]
+
+
+@given(st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.01, 1.0])), min_size=1))
+def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
+    expected = np.asarray(multipletests(p_values, method="holm")[1])
+    assert adjust(p_values, "holm") == pytest.approx(expected.tolist(), rel=1e-12)
 
 
 def test_holm_and_bonferroni_as_in_the_textbook() -> None:

@@ -10,6 +10,7 @@ import pytest
 from regatta.records.run_folder import StudyFolder
 from regatta.report import page
 from regatta.report.figures import draw_figures
+from regatta.report.formats import FORMATS
 from regatta.report.material import read_material
 from regatta.report.page import write_report
 from regatta.report.style import Drawn
@@ -43,7 +44,7 @@ def grid_report(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
         compare={"replicates": 500},
     )
     add_film(folder)
-    write_report(folder)
+    write_report(folder, formats=FORMATS)
     return folder
 
 
@@ -60,7 +61,7 @@ def hostile_report(tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
         compare={"replicates": 500},
     )
     add_film(folder)
-    write_report(folder)
+    write_report(folder, formats=FORMATS)
     return folder
 
 

@@ -58,7 +58,8 @@ def points_outside(figure: Figure) -> list[tuple[float, float]]:
 
 def visible_texts(figure: Figure) -> list[Text]:
     """All texts that are drawn, after layout."""
-    figure.draw_without_rendering()
+    if figure.stale:
+        figure.draw_without_rendering()
     found = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_visible())
     unused = _unused_tick_labels(figure)
     return [

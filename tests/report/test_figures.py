@@ -27,6 +27,7 @@ from regatta.report.curves import (
     accuracy_vs_distinct_frames,
     comparison_accuracy_vs_coverage,
 )
+from regatta.report.formats import drawing_formats
 from regatta.report.heatmaps import (
     CellMarks,
     GridAxes,
@@ -346,4 +347,5 @@ def test_the_front_is_a_step_line_through_filled_marks_and_others_are_hollow() -
 def test_pictures_are_not_blank(name: str) -> None:
     figure = FIGURES[name]()
     assert figure is not None
-    assert pixels(render(figure)["png"]).std() > 5
+    with drawing_formats(["png"]):
+        assert pixels(render(figure)["png"]).std() > 5

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from regatta.report.formats import drawing_formats
 from regatta.report.motion_figures import RatePoints, Spectrum, motion_spectra
 from regatta.report.protocol_plots import (
     FilterPanel,
@@ -165,4 +166,5 @@ def test_no_label_shows_the_source_of_a_formula(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["matched, 3", "antialias, 7", "controls, 7", "motion"])
 def test_pictures_are_not_blank(name: str) -> None:
-    assert pixels(render(FIGURES[name]())["png"]).std() > 5
+    with drawing_formats(["png"]):
+        assert pixels(render(FIGURES[name]())["png"]).std() > 5

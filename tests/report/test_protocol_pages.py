@@ -46,7 +46,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyFolder]:
             protocol=protocol,
             compare={"replicates": 200},
         )
-        write_report(found[protocol])
+        write_report(found[protocol], formats=("svg", "png"))
     return found
 
 
@@ -62,7 +62,6 @@ def test_the_protocol_has_its_figure_section_and_files(
     png = folder.report / "figures" / f"{protocol}.png"
     assert pixels(png.read_bytes()).std() > 5
     assert png.with_suffix(".svg").is_file()
-    assert png.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
     section = page_of(folder).by_id("protocol")
     assert section.all("h2")[0].text() == HEADINGS[protocol]
     image = section.all("img")[0]

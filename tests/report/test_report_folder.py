@@ -12,6 +12,7 @@ import pytest
 from regatta.config.expand import protocol_id
 from regatta.core.errors import RecordError
 from regatta.records.run_folder import StudyFolder
+from regatta.report.formats import FORMATS
 from regatta.report.material import read_material
 from regatta.report.page import write_report
 from tests.report.conftest import small_study
@@ -19,10 +20,10 @@ from tests.report.conftest import small_study
 
 def test_a_report_written_twice_is_the_same_to_the_byte(tmp_path: Path) -> None:
     folder = small_study(tmp_path)
-    write_report(folder)
+    write_report(folder, formats=FORMATS)
     first = {p: p.read_bytes() for p in folder.report.rglob("*") if p.is_file()}
     shutil.rmtree(folder.report)
-    write_report(folder)
+    write_report(folder, formats=FORMATS)
     assert {p: p.read_bytes() for p in folder.report.rglob("*") if p.is_file()} == first
 
 

@@ -116,11 +116,26 @@ def adjust(p_values: Sequence[float], correction: str) -> list[float]:
     """
     if correction == "none" or len(p_values) == 0:
         return [float(p) for p in p_values]
+    used = family_correction(correction)
+    if used == "holm":
+        return _holm(p_values)
     from statsmodels.stats.multitest import multipletests
 
-    used = family_correction(correction)
     method = {"bh": "fdr_bh"}.get(used, used)
     return np.asarray(multipletests(list(p_values), method=method)[1]).tolist()
+
+
+def _holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979).
+
+    That of statsmodels is equal, but collects garbage in every call, which took half of a compare.
+    """
+    found = np.asarray(p_values, dtype=float)
+    order = np.argsort(found, kind="stable")
+    steps = np.arange(len(found), 0, -1)
+    corrected = np.empty_like(found)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps * found[order]), 1.0)
+    return corrected.tolist()
 
 
 def family_correction(correction: str) -> str:

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil, floor
 from pathlib import Path
@@ -131,6 +132,7 @@ def free_processes(root: Path = Path("/")) -> int | None:
     return min(free, default=None)
 
 
+@cache
 def _group_folders(root: Path, controller: str) -> list[Path]:
     """The control group of this process and all above it, v1 and v2: every limit holds."""
     found = []

@@ -218,11 +218,13 @@ class Supervisor:
 
     def _start_ready(self) -> None:
         one_is_alone = any(job.alone for job in self._running())
+        refused: set[object] = set()
         # What must run alone comes last, or it would hold up everything else.
         for job in sorted(self._jobs.values(), key=lambda job: job.alone):
             if one_is_alone:
                 return
-            if job.state != "waiting" or not self._is_ready(job):
+            demand = (job.task.kind, job.task.resources.devices, job.alone)
+            if job.state != "waiting" or demand in refused or not self._is_ready(job):
                 continue
             try:
                 refusal = self._launcher.refusal(job.task, alone=job.alone)
@@ -238,6 +240,8 @@ class Supervisor:
                     self._say(f"{job.task.title}: waits, {refusal.reason}")
                 # Costly tasks keep their turn: smaller ones must not eat the memory they wait for.
                 return
+            else:
+                refused.add(demand)
 
     def _refuse_for_good(self, job: Job, error: EnvironmentFault) -> None:
         """Give up what can never start here; the other tasks go on."""

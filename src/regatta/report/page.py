@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from regatta.report.facts import (
 )
 from regatta.report.figures import draw_figures
 from regatta.report.film import film_view
+from regatta.report.formats import FORMATS, drawing_formats, wanted_formats
 from regatta.report.material import Material, read_material, without_folders
 from regatta.report.numbers import p_text
 from regatta.report.pdf import remove_stale_pdf
@@ -57,25 +58,30 @@ TEMPLATES = Path(__file__).parent / "templates"
 NOT_IN_PAGES = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
-FIGURE_KINDS = ("svg", "pdf", "png")
 TABLE_KINDS = ("csv", "md", "tex")
 CARD_KINDS = ("md",)
 REM_PER_INCH = 96 * 1.08 / 16
 """A little larger than in print: 8 point text then has the size of a caption."""
 
 
-def write_report(folder: StudyFolder) -> Path:
+def write_report(folder: StudyFolder, *, formats: Sequence[str] = ()) -> Path:
     """Write report/ of a study: figures, tables and report.html; returns the page's path.
+
+    Figures are written in `formats`; without them in all three, or those that the environment
+    variable REGATTA_FIGURE_FORMATS names.
 
     Everything is made in memory first and the page is written last, so a failure leaves the former
     report whole. Figures and tables that this report does not have are removed.
 
     Raises:
+        ConfigError: REGATTA_FIGURE_FORMATS names no format, or none that the page can show.
         RecordError: nothing is judged yet, or a record is damaged.
         DiskError: the folder cannot be written.
     """
+    formats = formats or wanted_formats()
     material = read_material(folder)
-    figures = draw_figures(material)
+    with drawing_formats(formats):
+        figures = draw_figures(material)
     tables = report_tables(material)
     page = render_page(material, figures, tables)
     files = {
@@ -102,7 +108,7 @@ def write_report(folder: StudyFolder) -> Path:
 
 def _remove_stale(report: Path, kept: set[str]) -> None:
     """Delete figures and tables of an earlier report, and only files of the kinds that we write."""
-    written = (("figures", FIGURE_KINDS), ("tables", TABLE_KINDS), ("cards", CARD_KINDS))
+    written = (("figures", FORMATS), ("tables", TABLE_KINDS), ("cards", CARD_KINDS))
     for part, kinds in written:
         for path in sorted((report / part).rglob("*"), reverse=True):
             if path.is_file() and path.suffix[1:] in kinds:
@@ -189,8 +195,7 @@ def file_link(figure: RenderedFigure, kind: str) -> str:
 
 def shown_size(figure: RenderedFigure) -> tuple[float, int, int]:
     """Width in rem at which a figure is shown, and its size in pixels, which fixes its shape."""
-    png = figure.formats["png"]
-    width, height = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+    width, height = figure.pixels
     return round(width / 150 * REM_PER_INCH, 2), width, height
 
 

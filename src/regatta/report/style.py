@@ -22,7 +22,10 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, fontManager, get_font
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+
+from regatta.report.formats import ON_PAGE, current_formats
+from regatta.report.pdf_fonts import shared_cuts
 
 PALETTE = (
     "#0072B2",
@@ -36,7 +39,7 @@ PALETTE = (
 )
 """Okabe and Ito's colours (2008) without yellow, which vanishes on white; wine added."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">")
-CanvasT = TypeVar("CanvasT", FigureCanvasSVG, FigureCanvasPdf)
+CanvasT = TypeVar("CanvasT", FigureCanvasAgg, FigureCanvasSVG, FigureCanvasPdf)
 BIDI_CONTROLS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 INK, MUTED, GRID, EMPTY = "#1F2430", "#5B6472", "#E3E6EB", "#ECEEF1"
 
@@ -153,18 +156,42 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def render(figure: Figure) -> dict[str, bytes]:
-    """The figure as {"svg", "pdf", "png"}, byte-equal for equal input: no dates, fixed ids."""
-    figure.draw_without_rendering()
-    # Laid out once here; otherwise each of the three formats would solve the same layout again.
+    """The figure by format, byte-equal for equal input: no dates, fixed ids.
+
+    All of "svg", "pdf" and "png", unless `drawing_formats` asks for fewer.
+    """
+    # Laid out once; otherwise each format would solve the same layout again.
+    engine = figure.get_layout_engine()
+    if engine is not None and figure.axes:
+        engine.execute(figure)
     figure.set_layout_engine("none")
-    svg, pdf, png = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    return {name: WRITERS[name](figure) for name in current_formats()}
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
     # The canvases' own writers: savefig draws every figure twice per format.
-    FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
-    _at_print_resolution(figure, FigureCanvasSVG(figure)).print_svg(svg, metadata=SVG_METADATA)
-    _at_print_resolution(figure, FigureCanvasPdf(figure)).print_pdf(pdf, metadata=PDF_METADATA)
-    return {"svg": svg.getvalue(), "pdf": pdf.getvalue(), "png": png.getvalue()}
+    _at_print_resolution(figure, FigureCanvasAgg(figure)).print_png(
+        file, metadata={"Software": None}
+    )
+    return file.getvalue()
 
 
+def _svg(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    _at_print_resolution(figure, FigureCanvasSVG(figure)).print_svg(file, metadata=SVG_METADATA)
+    return file.getvalue()
+
+
+def _pdf(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    canvas = _at_print_resolution(figure, FigureCanvasPdf(figure))
+    with shared_cuts(str(findfont(FontProperties(family=FONT)))):
+        canvas.print_pdf(file, metadata=PDF_METADATA)
+    return file.getvalue()
+
+
+WRITERS = {"svg": _svg, "pdf": _pdf, "png": _png}
 SVG_METADATA: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
 PDF_METADATA: dict[str, Any] = {"CreationDate": None, "Creator": None, "Producer": None}
 
@@ -177,9 +204,10 @@ def _at_print_resolution(figure: Figure, canvas: CanvasT) -> CanvasT:
 
 @dataclass(frozen=True)
 class RenderedFigure:
-    """One figure in three formats.
+    """One figure in its formats.
 
-    `name` is its path below `report/figures` without suffix, such as `videomae/accuracy_heatmap`.
+    `name` is its path below `report/figures` without suffix, such as `videomae/accuracy_heatmap`;
+    `pixels` are the width and height of its PNG.
     """
 
     name: str
@@ -187,12 +215,15 @@ class RenderedFigure:
     caption: str
     alt: str
     formats: dict[str, bytes]
+    pixels: tuple[int, int]
 
     @property
     def page_format(self) -> str:
         """What the page embeds: SVG, unless it is large and the PNG is smaller."""
-        svg, png = len(self.formats["svg"]), len(self.formats["png"])
-        return "svg" if svg <= max(SVG_LIMIT_BYTES, png) else "png"
+        sizes = {name: len(self.formats[name]) for name in ON_PAGE if name in self.formats}
+        if len(sizes) < len(ON_PAGE):
+            return next(iter(sizes))
+        return "svg" if sizes["svg"] <= max(SVG_LIMIT_BYTES, sizes["png"]) else "png"
 
 
 @dataclass(frozen=True)
@@ -208,8 +239,9 @@ Drawn = RenderedFigure | FigureGap
 
 
 def drawn(name: str, figure: Figure, *, title: str, caption: str, alt: str) -> RenderedFigure:
-    """`figure` in its three formats, with caption and alternative text as clean lines."""
-    return RenderedFigure(name, title, clean_text(caption), clean_text(alt), render(figure))
+    """`figure` in its formats, with caption and alternative text as clean lines."""
+    pixels = figure.canvas.get_width_height(physical=True)
+    return RenderedFigure(name, title, clean_text(caption), clean_text(alt), render(figure), pixels)
 
 
 def entry_color(position: int) -> str:
