@@ -71,11 +71,12 @@ def main() -> None:
     show(seconds)
 
 
-def mapping(runs: int, clips: int, epochs: int) -> dict[str, Any]:
+def mapping(root: Path, runs: int, clips: int, epochs: int) -> dict[str, Any]:
     return {
         "name": NAME,
         "data": {
             "source": "rotors",
+            "root": str(root / "rotors"),
             "options": {"train_clips": clips, "validation_clips": 32, "test_clips": 32},
         },
         "entries": [{"model": "videomae", "size": "tiny", "checkpoint": "none"}],
@@ -88,7 +89,7 @@ def mapping(runs: int, clips: int, epochs: int) -> dict[str, Any]:
 
 def prepare(root: Path, runs: int, clips: int, epochs: int) -> Path:
     """A runs folder whose study has its data, and no run begun."""
-    content = mapping(runs, clips, epochs)
+    content = mapping(root, runs, clips, epochs)
     (root / "study.yaml").write_text(json.dumps(content))
     folder = open_study(root / "prepared", study_from_mapping(content))
     command = [sys.executable, "-m", "regatta.worker", "prepare", "--study", str(folder.path)]
