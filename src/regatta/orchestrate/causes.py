@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from regatta.core.errors import RegattaError
 from regatta.orchestrate.local import Ended
 from regatta.records.status import Status
 
@@ -93,6 +94,14 @@ def _by_signal(ended: Ended, log: Path, log_start: int) -> Failure:
     if number == signal.SIGBUS:
         step = "shared memory (/dev/shm) or the disk is probably full: free it, then run again"
     return Failure("crash", message, step, ended.exit_code, retry=True)
+
+
+def failure_of(error: RegattaError) -> Failure:
+    """Of what was raised on purpose, and would be met again at the same place."""
+    where = f" ({error.where})" if error.where else ""
+    return Failure(
+        error.cause, f"{error.what}{where}", error.hint or RESUME, error.exit_code, retry=False
+    )
 
 
 def lacking_runs(missing: Sequence[str]) -> Failure:

@@ -22,7 +22,7 @@ from regatta.config.expand import protocol_id, trained_runs
 from regatta.config.schema import Study
 from regatta.core.errors import ConfigError, DeviceError, EnvironmentFault, RegattaError
 from regatta.core.signals import StopFlag
-from regatta.orchestrate.causes import RESUME, Failure
+from regatta.orchestrate.causes import Failure, failure_of
 from regatta.orchestrate.devices import Machine, this_machine
 from regatta.orchestrate.finish import CLI_COMMAND, finish_study, report_is_current
 from regatta.orchestrate.local import LocalLauncher
@@ -103,13 +103,9 @@ class ClusterTask:
 
     def _give_up(self, folder: StudyFolder, error: RegattaError) -> None:
         print(f"error: {error}", flush=True)
-        where = f" ({error.where})" if error.where else ""
-        failure = Failure(
-            error.cause, f"{error.what}{where}", error.hint or RESUME, error.exit_code, retry=False
-        )
         for run in map(folder.run, self.run_ids):
             if not run.is_trained():
-                write_failed(run, failure, attempts=1)
+                write_failed(run, failure_of(error), attempts=1)
 
     def _queue_again(self, folder: StudyFolder, queue_again: Any) -> None:
         """Hand the job back; submitit's handler does not return from a success."""

@@ -11,6 +11,8 @@ from regatta.orchestrate.plan import Task
 from regatta.records.run_folder import StudyFolder
 from regatta.records.status import ProcessId
 
+DUMP_SECONDS = 1.0
+"""Time that a silent worker gets to write its stacks before it is killed."""
 JobState = Literal["waiting", "running", "succeeded", "failed", "skipped", "stopped"]
 
 
@@ -41,6 +43,25 @@ class Job:
         if not failure.retry or self.alone or not retries:
             return False
         return failure.alone or self.attempts <= retries
+
+    def look(self, folder: StudyFolder, launcher: Launcher, *, limit: float, now: float) -> bool:
+        """Look for life; dump and kill what has shown none for `limit` seconds.
+
+        Returns True when its silence has just been found too long.
+        """
+        self.looked_at = now
+        life = signs_of_life(self, folder, launcher)
+        if life != self.life and self.silent_since is None:
+            self.life, self.alive_at, self.has_spoken = life, now, True
+            launcher.reported(self.task.id)
+        elif self.silent_since is not None:
+            if now - self.silent_since >= DUMP_SECONDS:
+                launcher.kill(self.task.id)
+        elif now - self.alive_at >= limit:
+            self.silent_since = now
+            launcher.dump_stacks(self.task.id)
+            return True
+        return False
 
 
 def signs_of_life(job: Job, folder: StudyFolder, launcher: Launcher) -> object:

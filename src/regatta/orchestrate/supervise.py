@@ -89,10 +89,7 @@ def run_study(
             launch = start_together(study, machine)
         launcher = make_launcher(machine, launch, runs=len(specs) - len(leave_out))
         try:
-            if isinstance(launcher, LocalLauncher):
-                threads_for = launcher.threads_for
-                needs = measured_needs(folder, study, machine=machine, threads_for=threads_for)
-                launcher.expect(needs)
+            _tell_what_is_known(launcher, folder, study, machine)
             for run_id in known:
                 end_orphan(folder.run(run_id), folder.path, say)
             for run_id in restart:
@@ -116,3 +113,12 @@ def run_study(
         if then is None:
             return code
         return stop.exit_code if stop.requested else then(code)
+
+
+def _tell_what_is_known(
+    launcher: Launcher, folder: StudyFolder, study: Study, machine: Machine
+) -> None:
+    """Let admission on this machine start from earlier runs and probes; a cluster has its own."""
+    if isinstance(launcher, LocalLauncher):
+        threads_for = launcher.threads_for
+        launcher.expect(measured_needs(folder, study, machine=machine, threads_for=threads_for))

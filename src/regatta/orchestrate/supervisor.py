@@ -11,10 +11,10 @@ from regatta.config.schema import Study
 from regatta.core.errors import EnvironmentFault
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.causes import (
-    RESUME,
     STOPPED_CODES,
     Failure,
     diagnose,
+    failure_of,
     lacking_runs,
 )
 from regatta.orchestrate.jobs import Job, signs_of_life
@@ -41,8 +41,6 @@ DISPLAY_SHARE = 0.004
 """Of this process's time that drawing may take: a display of many runs is drawn less often."""
 LOOK_SECONDS = 1.0
 """CPU time of a process tree is asked for at most this often: it reads the whole process table."""
-DUMP_SECONDS = 1.0
-"""Time that a silent worker gets to write its stacks before it is killed."""
 
 
 class Supervisor:
@@ -245,11 +243,7 @@ class Supervisor:
 
     def _refuse_for_good(self, job: Job, error: EnvironmentFault) -> None:
         """Give up what can never start here; the other tasks go on."""
-        where = f" ({error.where})" if error.where else ""
-        job.failure = Failure(
-            error.cause, f"{error.what}{where}", error.hint or RESUME, error.exit_code, retry=False
-        )
-        job.state = "failed"
+        job.state, job.failure = "failed", failure_of(error)
         self._given_up.update(job.task.run_ids)
         for run in self._told(job.task):
             write_failed(run, job.failure, attempts=job.attempts)
@@ -418,17 +412,7 @@ class Supervisor:
             is_new = job.task.keeps_status and not job.has_spoken
             if not is_new and now - job.looked_at < LOOK_SECONDS:
                 continue
-            job.looked_at = now
-            life = signs_of_life(job, self._folder, self._launcher)
-            if life != job.life and job.silent_since is None:
-                job.life, job.alive_at, job.has_spoken = life, now, True
-                self._launcher.reported(job.task.id)
-            elif job.silent_since is not None:
-                if now - job.silent_since >= DUMP_SECONDS:
-                    self._launcher.kill(job.task.id)
-            elif now - job.alive_at >= limit:
-                job.silent_since = now
-                self._launcher.dump_stacks(job.task.id)
+            if job.look(self._folder, self._launcher, limit=limit, now=now):
                 self._say(f"{job.task.title}: no sign of life for {limit:.0f} s, ending it")
 
     def _stop_all(self) -> None:

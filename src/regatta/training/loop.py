@@ -102,23 +102,31 @@ def train_run(
             stop=stop,
             parts=parts,
             meter=meter or open_meter(device, all_gpus=train.parallel == "dp"),
-            state=TrainerState(
-                train_seconds=seconds_before,
-                epoch_seconds=seconds_before,
-                energy_joules=None if seconds_before else 0.0,
-            ),
+            state=_first_state(seconds_before),
             average=None if train.ema is None else WeightAverage(module, train.ema),
             progress=Progress(
                 report if ranks.is_first else _say_nothing, rates.total_steps, train.epochs
             ),
         )
-        run.load_or_begin()
-        while not run.is_finished():
-            run.train_epoch()
-            run.validate_epoch()
-            run.save()
-            run.leave_if_asked()
-        return run.finish()
+        return _to_the_end(run)
+
+
+def _to_the_end(run: TrainingRun) -> dict[str, Any]:
+    run.load_or_begin()
+    while not run.is_finished():
+        run.train_epoch()
+        run.validate_epoch()
+        run.save()
+        run.leave_if_asked()
+    return run.finish()
+
+
+def _first_state(seconds_before: float) -> TrainerState:
+    return TrainerState(
+        train_seconds=seconds_before,
+        epoch_seconds=seconds_before,
+        energy_joules=None if seconds_before else 0.0,
+    )
 
 
 def _saved_model(
