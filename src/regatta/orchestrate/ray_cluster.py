@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import floor
-from types import ModuleType
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import urlsplit
 
 from regatta.config.schema import LaunchSection
