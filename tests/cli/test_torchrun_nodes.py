@@ -75,7 +75,8 @@ class Machines:
 
 def words(name: str, *, epochs: int) -> list[str]:
     begin = ["train", "--name", name, "--model", "videomae", "--epochs", str(epochs)]
-    return [*begin, *WHAT, *RECIPE, *sets()]
+    # A machine's threads are shared among its own processes, and sums over fewer round differently.
+    return [*begin, *WHAT, *RECIPE, *sets(**{"launch.threads_per_run": 1})]
 
 
 def finish(home: Home, children: list[subprocess.Popen[str]]) -> str:
