@@ -427,22 +427,3 @@ def test_a_killed_supervisor_ends_its_workers_and_the_next_one_finishes(
     assert [s["begin"] for s in toy.starts("train")[2:]] == [2, 2]
     assert {toy.status(name).state for name in ("ann", "bob")} == {"done"}
     wait_until(lambda: not session_of(again.pid), "nothing is left of the second one's Ray")
-
-
-@pytest.mark.parametrize(
-    ("address", "mode"), [("10.0.0.5:6379", "token"), ("auto", None), (None, None)]
-)
-def test_a_named_address_is_shown_the_token_that_is_there(
-    address: str | None, mode: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    from regatta.orchestrate.ray_cluster import _show_token
-
-    monkeypatch.setenv("RAY_AUTH_MODE", "")
-    monkeypatch.delenv("RAY_AUTH_MODE")
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
-    _show_token(address)
-    assert "RAY_AUTH_MODE" not in os.environ
-    (tmp_path / "token").write_text("a secret")
-    _show_token(address)
-    assert os.environ.get("RAY_AUTH_MODE") == mode

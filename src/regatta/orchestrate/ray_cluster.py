@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import floor
-from pathlib import Path
 from types import ModuleType
 from urllib.parse import urlsplit
 
@@ -95,7 +94,6 @@ def join_cluster(machine: Machine, launch: LaunchSection) -> Cluster:
         )
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    _show_token(launch.address)
     # Looked at before Ray is loaded, which takes longer than to say no.
     gpus = choose_gpus(machine, launch) if launch.address is None else ()
     if launch.address is not None:
@@ -117,14 +115,6 @@ def join_cluster(machine: Machine, launch: LaunchSection) -> Cluster:
         except (OSError, RuntimeError, ValueError, RayError) as error:
             raise _unreachable(launch.address or "this machine", str(error)) from error
     return Cluster(ray, launch.address or "this machine", joined_here=True)
-
-
-def _show_token(address: str | None) -> None:
-    """Let Ray show its token at a named address too: it does so by itself for `auto` only, and
-    clusters ask for it. One that does not ask lets us in all the same."""
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if address not in {None, "auto"} and ("RAY_AUTH_TOKEN" in os.environ or token.is_file()):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextmanager
