@@ -10,9 +10,8 @@ from pathlib import Path
 
 from regatta.core.errors import RegattaError
 from regatta.orchestrate.local import Ended
-from regatta.records.status import Status
+from regatta.records.status import RESUME, Status
 
-RESUME = "run the same command again: it resumes from the last checkpoint"
 STOPPED_CODES = frozenset({130, 143, -signal.SIGINT, -signal.SIGTERM})
 """A worker that is told to stop before it listens dies of the signal itself."""
 _NEVER_RETRIED = {2: "config", 3: "environment"}

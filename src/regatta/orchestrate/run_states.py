@@ -15,12 +15,13 @@ from typing import Any
 
 from regatta.core.errors import LeaseHeldError
 from regatta.core.files import disk_error, write_json
-from regatta.orchestrate.causes import RESUME, Failure
+from regatta.orchestrate.causes import Failure
 from regatta.orchestrate.processes import kill_tree
 from regatta.orchestrate.snapshot import has_begun, next_phase, resting_state, status_of
 from regatta.records.run_folder import RunFolder
 from regatta.records.status import (
     LIVE,
+    RESUME,
     ProcessId,
     Status,
     process_identity,

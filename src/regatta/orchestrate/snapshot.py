@@ -12,7 +12,7 @@ from regatta.config.expand import RunSpec, expand_study, protocol_id
 from regatta.core.errors import RecordError, RegattaError
 from regatta.records.lease import holder
 from regatta.records.run_folder import RunFolder, StudyFolder
-from regatta.records.status import LIVE, ProcessId, Status, observed, read_status
+from regatta.records.status import LIVE, RESUME, ProcessId, Status, observed, read_status
 from regatta.records.submission import open_submission
 
 
@@ -192,16 +192,13 @@ def without_jobs(view: StudyView) -> StudyView:
     def told(run: RunView) -> RunView:
         status = run.status
         if status.state in LIVE:
-            fields = {"cause": "lost", "message": "its job is gone", "next_step": _AGAIN}
+            fields = {"cause": "lost", "message": "its job is gone", "next_step": RESUME}
             return replace(run, status=replace(status, state="lost", **fields))
         if status.state == "queued":
             return replace(run, status=replace(status, state="pending"))
         return run
 
     return replace(view, jobs=(), runs=tuple(map(told, view.runs)))
-
-
-_AGAIN = "run the same command again: it resumes from the last checkpoint"
 
 
 def imported_status(run: RunFolder, protocol: str, *, entry: str) -> Status:

@@ -26,6 +26,7 @@ State = Literal[
     "imported",
 ]
 """imported = its predictions were made elsewhere; nothing is ever started for it."""
+RESUME = "run the same command again: it resumes from the last checkpoint"
 LIVE: frozenset[str] = frozenset({"starting", "running", "stopping"})
 
 
@@ -127,7 +128,6 @@ def observed(status: Status) -> Status:
             status,
             state="lost",
             cause=status.cause or "crash",
-            next_step=status.next_step
-            or "run the same command again: it resumes from the last checkpoint",
+            next_step=status.next_step or RESUME,
         )
     return status
