@@ -1,4 +1,4 @@
-"""What a module of signals may offer beside forward; a module has it or has not.
+"""What a module of signals or images may offer beside forward; a module has it or has not.
 
 Shapes: B samples of a batch, N samples, C channels, L samples of a window, d width of a feature
 vector, P channels that are encoded, K classes. Signals are float32 in their own units.
@@ -83,3 +83,31 @@ class SizedByFit(Protocol):
     def take_sizes(self, state: dict[str, torch.Tensor]) -> None:
         """Make room for the tensors of a saved state, given under this module's own keys."""
         ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A classifier of images that shows its features: `forward(x)` is `head(features(x))`."""
+
+    head: nn.Module
+    feature_dim: int
+
+    def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Features [B, feature_dim] of normalised images, after global average pooling."""
+        ...
+
+    def features_and_logits(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features [B, feature_dim] and logits [B, K] of one pass."""
+        ...
+
+
+@runtime_checkable
+class HasHeads(Protocol):
+    """Answers with several classifiers at once: forward returns logits [B, H, K] in every mode.
+
+    The first head is the answer of the whole system: it is validated, selected and judged as any
+    model's; the others are recorded beside it.
+    """
+
+    head_names: tuple[str, ...]
+    """H names, ("global", "expert-0", "expert-1" ...)."""

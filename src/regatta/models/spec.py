@@ -29,6 +29,8 @@ Colours = tuple[float, ...]
 FROM_DATA = ("channels", "length")
 """Arguments of models of signals that the data set fills: C and L of its windows."""
 State = dict[str, torch.Tensor]
+CIFAR100_MEAN: Colours = (0.5071, 0.4865, 0.4409)
+CIFAR100_STD: Colours = (0.2673, 0.2564, 0.2762)
 IMAGENET_MEAN: Colours = (0.485, 0.456, 0.406)
 IMAGENET_STD: Colours = (0.229, 0.224, 0.225)
 
@@ -69,7 +71,9 @@ class ModelSpec:
     """A model as the rest of Regatta sees it.
 
     `build(num_classes)` gives a module on the CPU with random weights whose forward returns logits
-    [B, K]. Of kind video it takes normalised clips [B, T, 3, H, W]; of kind signal it takes raw
+    [B, K]. Of kind video it takes normalised clips [B, T, 3, H, W]; of kind image normalised images
+    [B, 3, H, W], and it may return logits [B, 1 + E, K] of several heads
+    (`regatta.models.contracts.HasHeads`); of kind signal it takes raw
     windows float32 [B, C, L] in their own units, and standardises or draws them itself. What a
     module of signals may offer beside forward stands in `regatta.models.contracts`.
     """
@@ -104,6 +108,8 @@ class ModelSpec:
         """Of one sample, as forward takes it behind the batch."""
         if self.kind == "video":
             return (self.frames, 3, self.image_size, self.image_size)
+        if self.kind == "image":
+            return (3, self.image_size, self.image_size)
         return self.shape
 
     @property
@@ -111,6 +117,8 @@ class ModelSpec:
         """One sample in words, for messages."""
         if self.kind == "video":
             return f"{self.frames} frames at {self.image_size} x {self.image_size} pixels"
+        if self.kind == "image":
+            return f"an image of {self.image_size} x {self.image_size} pixels"
         if self.reads == "features":
             return f"{self.shape[0]} features"
         return f"{self.shape[0]} channels of {self.shape[1]} samples"
@@ -145,6 +153,32 @@ def signal_spec(
         shape=(channels, length),
         window=(channels, length),
         is_always_new=is_always_new,
+    )
+
+
+def image_spec(
+    name: str,
+    build: Callable[[int], nn.Module],
+    *,
+    image_size: int,
+    config: dict[str, Any],
+    head_prefixes: tuple[str, ...] = ("head.",),
+) -> ModelSpec:
+    """The spec of a model of small images; the run puts mean and sd of its data in the place of
+    CIFAR-100's."""
+    return ModelSpec(
+        name=name,
+        frames=1,
+        image_size=image_size,
+        mean=CIFAR100_MEAN,
+        std=CIFAR100_STD,
+        resize="squash",
+        default_checkpoint=None,
+        build=build,
+        head_prefixes=head_prefixes,
+        config=config,
+        kind="image",
+        is_always_new=True,
     )
 
 
