@@ -176,6 +176,7 @@ def test_protocols_are_listed_with_options_without_importing_them():
     assert child.stdout.splitlines() == [
         "antialias stride pad",
         "controls shuffle_seed",
+        "image-robustness noise corruptions severities ood corruption_seed",
         "matched frames pad",
         "multi-view views stride pad average",
         "plain",

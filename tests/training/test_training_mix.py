@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from regatta.config.schema import TrainSection
+from regatta.core.seeds import stream
 from regatta.training.distributed import ONE_PROCESS
 from regatta.training.loop import build_parts
 from regatta.training.loss import TrainingLoss, class_weights
-from regatta.training.mix import MixedLabels, Mixing
+from regatta.training.mix import MixedLabels, Mixing, StepMixer
 from regatta.training.step import take_step
 from tests.training.tiny_training import CLASSES, TinyBatch, tiny_clips, tiny_net, tiny_spec
 
@@ -58,10 +59,17 @@ def test_mixed_labels_are_torchs_soft_targets(smoothing: float):
     assert found.correct.item() == pytest.approx(shares.sum().item())
 
 
+def begun(mixing: Mixing, seed: int) -> StepMixer:
+    """Of a step that mixes for sure."""
+    mixer = mixing.begin_step(seed)
+    assert mixer is not None
+    return mixer
+
+
 @pytest.mark.parametrize("shape", [(6, 2, 3, 4, 4), (6, 3, 5), (6, 2, 7)])
 def test_mixup_is_the_line_between_two_samples_and_keeps_its_input(shape: tuple[int, ...]):
     inputs, labels = numbered(*shape), torch.arange(6)
-    mixed, found = Mixing(0.4, 0.0).begin_step(5).mix(inputs, labels)
+    mixed, found = begun(Mixing(0.4, 0.0), 5).mix(inputs, labels)
     line = found.share * found.first_B + (1 - found.share) * found.second_B
     torch.testing.assert_close(mixed.flatten(1).mean(1), line)
     assert sorted(found.second_B.tolist()) == found.first_B.tolist() == labels.tolist()
@@ -72,7 +80,7 @@ def test_mixup_is_the_line_between_two_samples_and_keeps_its_input(shape: tuple[
 def test_cutmix_labels_weigh_as_the_area_that_was_cut(seed: int, alpha: float):
     for shape in ((4, 2, 3, 6, 9), (4, 3, 16)):
         inputs = numbered(*shape)
-        mixed, found = Mixing(0.0, alpha).begin_step(seed).mix(inputs, torch.arange(4))
+        mixed, found = begun(Mixing(0.0, alpha), seed).mix(inputs, torch.arange(4))
         for row, other in enumerate(found.second_B.tolist()):
             if other == row:
                 continue
@@ -83,7 +91,7 @@ def test_cutmix_labels_weigh_as_the_area_that_was_cut(seed: int, alpha: float):
 
 def test_cutmix_cuts_one_box_from_all_frames_and_one_span_from_all_channels():
     for shape in ((8, 4, 3, 8, 8), (8, 5, 30)):
-        mixed, found = Mixing(0.0, 1.0).begin_step(3).mix(numbered(*shape), torch.arange(8))
+        mixed, found = begun(Mixing(0.0, 1.0), 3).mix(numbered(*shape), torch.arange(8))
         others = found.second_B.tolist()
         row = next(row for row, other in enumerate(others) if row != other)
         cut = mixed[row] == others[row]
@@ -97,7 +105,7 @@ def test_cutmix_cuts_one_box_from_all_frames_and_one_span_from_all_channels():
 def test_shares_follow_the_beta_distribution_and_both_kinds_take_turns():
     cuts, shares = 0, []
     for seed in range(400):
-        mixer = Mixing(2.0, 1.0).begin_step(seed)
+        mixer = begun(Mixing(2.0, 1.0), seed)
         cuts += mixer.cuts
         if not mixer.cuts:
             shares.append(mixer.mix(torch.zeros(2, 1, 1, 1), torch.zeros(2))[1].share)
@@ -106,6 +114,37 @@ def test_shares_follow_the_beta_distribution_and_both_kinds_take_turns():
     # Beta(2, 2): mean 1/2, variance 1/20.
     assert mean == pytest.approx(0.5, abs=4 * math.sqrt(0.05 / len(shares)))
     assert variance == pytest.approx(0.05, rel=0.3)
+
+
+def test_every_step_mixes_as_it_did_before_there_was_a_share():
+    # Written down from numpy's own generator: choice of kind, share, partners.
+    for seed in range(20):
+        rng = stream(seed, "mix")
+        cuts = rng.random() < 0.5
+        share = float(rng.beta(1.0, 1.0)) if cuts else float(rng.beta(0.4, 0.4))
+        partners = rng.permutation(6).tolist()
+        mixer = begun(Mixing(0.4, 1.0, 1.0), seed)
+        assert mixer.cuts is cuts
+        _, found = mixer.mix(numbered(6, 3, 4, 4), torch.arange(6))
+        assert found.second_B.tolist() == partners
+        if not cuts:
+            assert found.share == share
+
+
+def test_a_share_of_the_steps_mixes_and_each_kind_takes_half_of_them():
+    mixers = [Mixing(0.2, 1.0, 2 / 3).begin_step(seed) for seed in range(1200)]
+    kinds = [None if mixer is None else mixer.cuts for mixer in mixers]
+    # Each a third; 4 standard deviations of a binomial of 1200.
+    tolerance = 4 * math.sqrt(1200 * 2 / 9)
+    for kind in (None, True, False):
+        assert kinds.count(kind) == pytest.approx(400, abs=tolerance)
+    assert all(Mixing(0.2, 0.0, 0.0).begin_step(seed) is None for seed in range(50))
+
+
+def test_a_step_that_does_not_mix_is_the_plain_step():
+    plain = gradient_of({}, seed=1, cuts=[0, 4, 8])
+    recipe = {"mixup": 0.5, "mix_share": 0.0}
+    assert torch.equal(gradient_of(recipe, seed=1, cuts=[0, 4, 8]), plain)
 
 
 def gradient_of(recipe: dict[str, Any], *, seed: int, cuts: list[int]) -> torch.Tensor:

@@ -97,6 +97,6 @@ def test_groups_keep_their_ratio_under_the_schedule():
         for weight, rate in zip(weights, (0.1, 1.0), strict=True)
     ]
     optimizer = build_optimizer(groups, TrainSection(), device=CPU)
-    set_learning_rates(optimizer, [0.1, 1.0], factor=0.25)
-    set_learning_rates(optimizer, [0.1, 1.0], factor=0.5)
+    set_learning_rates(optimizer, [0.1, 1.0], factors=[0.25, 0.25])
+    set_learning_rates(optimizer, [0.1, 1.0], factors=[0.5, 0.5])
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.5]

@@ -6,10 +6,17 @@ import math
 from itertools import pairwise
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regatta.training.schedule import count_steps, count_warmup_steps, lr_factor
+from regatta.training.schedule import (
+    constant_factor,
+    count_steps,
+    count_warmup_steps,
+    lr_factor,
+    restart_factor,
+)
 
 
 def factors(total: int, warmup: int, least: float = 0.0) -> list[float]:
@@ -68,3 +75,53 @@ def test_warmup_share_is_rounded_to_the_nearest_step(total: int, fraction: float
 @pytest.mark.parametrize(("micro_batches", "steps"), [(0, 0), (1, 1), (8, 2), (9, 3)])
 def test_a_short_last_group_is_a_step_too(micro_batches: int, steps: int):
     assert count_steps(micro_batches, accumulate=4) == steps
+
+
+def restarts(total: int, warmup: int = 0, least: float = 0.0) -> list[float]:
+    return [
+        restart_factor(step, total_steps=total, warmup_steps=warmup, min_fraction=least)
+        for step in range(total)
+    ]
+
+
+def test_a_constant_rate_stays_at_1_after_its_warmup():
+    found = [constant_factor(step, warmup_steps=4) for step in range(8)]
+    assert found == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert [constant_factor(step, warmup_steps=0) for step in (0, 9)] == [1.0, 1.0]
+
+
+def test_restarts_come_after_a_quarter_and_three_quarters():
+    found = restarts(16, least=0.1)
+    assert [found[step] for step in (0, 4, 12)] == [1.0, 1.0, 1.0]
+    # Half way through the periods 0 .. 4 and 4 .. 12: the middle between 1 and 0.1.
+    assert [found[step] for step in (2, 8)] == pytest.approx([0.55, 0.55])
+    # A quarter of the period 12 .. 28 is never reached: its last step is 3/16 of it.
+    assert found[15] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi * 3 / 16)) / 2)
+    rises = [step for step, (a, b) in enumerate(pairwise(found), 1) if b > a]
+    assert rises == [4, 12]
+
+
+@pytest.mark.parametrize("total", [8, 20, 400])
+def test_restarts_are_torchs(total: int):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
+        optimizer, T_0=total // 4, T_mult=2, eta_min=0.1
+    )
+    expected = []
+    for _ in range(total):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert restarts(total, least=0.1) == pytest.approx(expected, abs=1e-12)
+
+
+@given(total=st.integers(1, 300), fraction=st.floats(0, 0.99), least=st.floats(0, 1))
+def test_restarts_begin_with_the_warmup_and_stay_in_range(
+    total: int, fraction: float, least: float
+):
+    warmup = count_warmup_steps(total, fraction=fraction)
+    found = restarts(total, warmup, least)
+    assert found[:warmup] == factors(total, warmup, least)[:warmup]
+    assert all(least - 1e-12 <= value <= 1 for value in found[warmup:])
+    rises = [step for step, (a, b) in enumerate(pairwise(found), 1) if b > a and step >= warmup]
+    assert all(step in (math.ceil(total / 4), math.ceil(3 * total / 4)) for step in rises)

@@ -18,6 +18,7 @@ import numpy as np
 
 from regatta.analysis.bootstrap import Bootstrap, Interval, bootstrap_accuracy
 from regatta.analysis.judged import JudgedRun, JudgedStudy
+from regatta.analysis.many_entries import MOST_IN_PAIRS
 from regatta.analysis.tables import csv_text
 from regatta.analysis.wording import count, points, span
 
@@ -52,7 +53,8 @@ def agreement_section(
     """
     if judged.unit == "class" or len(judged.entries) < 2:
         return None
-    everyone, pairs = tuple(judged.entries), list(combinations(judged.entries, 2))
+    first = judged.entries[:MOST_IN_PAIRS]
+    everyone, pairs = tuple(judged.entries), list(combinations(first, 2))
     # Two entries are all entries and a pair: resampled once, so that both say the same.
     shared = {names: shared_runs(judged, names) for names in (everyone, *pairs)}
     found = dict(zip(shared, _intervals(judged, list(shared.values()), headline), strict=True))
@@ -64,7 +66,7 @@ def agreement_section(
         "confidence": bootstrap.confidence,
         "method": "clustered bootstrap of groups, the study's own draws; same seeds set against "
         "each other",
-        "entries": [_own(judged, name) for name in judged.entries],
+        "entries": [_own(judged, name) for name in first],
         "pairs": [_pair(judged, names, shared[names], found[names]) for names in pairs],
         "oracle": _oracle(judged, shared[everyone], found[everyone].get("oracle"), headline),
         "notes": _notes(judged),

@@ -24,9 +24,13 @@ from regatta.analysis.crossover import crossover_section
 from regatta.analysis.ensemble import ensemble_section
 from regatta.analysis.entries import entry_section
 from regatta.analysis.factorial import factor_section
+from regatta.analysis.fusion import fusion_section
+from regatta.analysis.fusion_judged import without_experts
+from regatta.analysis.fusion_matrix import CONFOUNDED
 from regatta.analysis.grid_sections import published_section, robustness_section
 from regatta.analysis.hard_samples import hard_samples_section
 from regatta.analysis.judged import JudgedStudy, imports_of, read_judged_study
+from regatta.analysis.many_entries import first_entries, limit_note
 from regatta.analysis.motion import motion_section
 from regatta.analysis.pairs import only, pairs_section
 from regatta.analysis.pareto import pareto_section
@@ -43,7 +47,7 @@ from regatta.core.files import plain
 from regatta.records.conditions import find_condition
 from regatta.records.run_folder import StudyFolder
 
-FORMAT = 4
+FORMAT = 5
 
 
 def compare_study(folder: StudyFolder) -> dict[str, Any]:
@@ -56,7 +60,9 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
         RecordError: nothing is judged, a file is damaged, or runs may not meet in one table.
         ConfigError: `compare.condition` names no condition of the protocol.
     """
-    judged = read_judged_study(folder)
+    everyone = read_judged_study(folder)
+    # Experts are parts of systems: all pairs of them would drown those that are compared.
+    judged = without_experts(everyone)
     headline = headline_condition(judged)
     bootstrap = _bootstrap(judged)
     per_class = {entry: class_accuracy(judged, entry) for entry in judged.entries}
@@ -72,6 +78,8 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
     classification = companions["classification"]
     budget = budget_ledger(judged)
     provenance = _provenance(judged, bootstrap, pairs["method"])
+    provenance["runs"] = [run_id for run in everyone.runs for run_id in run.run_ids]
+    fusion, fusion_tables = fusion_section(everyone, headline)
     methods = [contrast_methods(contrasts)]
     methods += [companions[name]["methods"] for name in ("factors", "friedman")]
     methods.append(companion_methods(companions))
@@ -99,6 +107,7 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
         "per_class": _class_section(judged, per_class),
         "unknown": unknown_section(judged, headline),
         "sensor": sensor_section(judged, bootstrap, headline, classification["runs"]),
+        "fusion": fusion,
         "published": published_section(judged, bootstrap, per_class),
         "budget": budget,
         "provenance": provenance,
@@ -112,10 +121,10 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
             contrasts=" ".join(filter(None, methods)),
         ),
         "missing": judged.missing,
-        "notes": _notes(judged, bootstrap) + budget["warnings"],
+        "notes": [*_notes(judged, bootstrap), *budget["warnings"], *_fusion_notes(fusion)],
         "data": judged.data,
     }
-    return write_results(folder, plain(comparison))
+    return write_results(folder, plain(comparison), more=fusion_tables)
 
 
 def _companions(
@@ -128,7 +137,7 @@ def _companions(
         "agreement": agreement,
         "ensemble": ensemble_section(judged, bootstrap, headline, agreement),
         "stability": stability_section(judged, bootstrap, headline, pairs["by_condition"]),
-        "crossover": crossover_section(judged, bootstrap, headline),
+        "crossover": crossover_section(*first_entries(judged, bootstrap), headline),
         "factors": factor_section(judged, bootstrap),
         "friedman": friedman_section(judged, headline),
         "classification": classification_section(judged),
@@ -197,13 +206,19 @@ def _provenance(judged: JudgedStudy, bootstrap: Bootstrap, permutation: str) -> 
         "margin_points": settings.equivalence_margin_points,
         "mix_protocols": settings.mix_protocols,
         "seed": settings.seed,
-        "runs": [run_id for run in judged.runs for run_id in run.run_ids],
     }
+
+
+def _fusion_notes(fusion: dict[str, Any] | None) -> list[str]:
+    """What limits every ranking of fused systems, the general one too."""
+    if fusion is None:
+        return []
+    return [effects["reason"] for effects in fusion["effects"] if effects["reason"] == CONFOUNDED]
 
 
 def _notes(judged: JudgedStudy, bootstrap: Bootstrap) -> list[str]:
     """What a reader must know before believing the numbers, each a sentence."""
-    notes = judged.origin_notes + data_caveats(judged)
+    notes = judged.origin_notes + data_caveats(judged) + limit_note(judged)
     if bootstrap.groups == 1:
         notes.append("all samples belong to one group: no interval or test can be given")
     if len(np.unique(judged.labels)) == 1:

@@ -9,6 +9,7 @@ import numpy as np
 from regatta.analysis import wording
 from regatta.analysis.bootstrap import Bootstrap
 from regatta.analysis.judged import JudgedStudy
+from regatta.analysis.many_entries import first_entries
 from regatta.analysis.paired import (
     Pair,
     PairedData,
@@ -29,18 +30,16 @@ def only(judged: JudgedStudy, position: int) -> np.ndarray:
 def pairs_section(judged: JudgedStudy, bootstrap: Bootstrap, headline: int) -> dict[str, Any]:
     """Differences at the headline, on average, and per condition: three families of tests."""
     settings = judged.study.compare
-    data = PairedData(
-        judged.entries,
-        [np.stack([run.correct for run in judged.runs_of(e)]) for e in judged.entries],
-        judged.groups,
-        knows_samples=judged.unit == "sample",
-    )
+    data = _paired_data(judged)
     margin = settings.equivalence_margin_points / 100
     how = PairSettings(settings.correction, margin, settings.replicates, settings.seed)
     cells = len(judged.conditions)
     (at_headline,) = compare_pairs(data, bootstrap, [only(judged, headline)], how)
     (on_average,) = compare_pairs(data, bootstrap, [np.ones(cells)], how)
-    each = compare_pairs(data, bootstrap, [only(judged, c) for c in range(cells)], how)
+    few, their_bootstrap = first_entries(judged, bootstrap)
+    each = compare_pairs(
+        _paired_data(few), their_bootstrap, [only(judged, c) for c in range(cells)], how
+    )
     return {
         "headline": [
             {**_pair_row(judged, bootstrap, pair), "mcnemar": _mcnemar(judged, pair, headline)}
@@ -58,9 +57,18 @@ def pairs_section(judged: JudgedStudy, bootstrap: Bootstrap, headline: int) -> d
         "family_sizes": {
             "headline": len(at_headline),
             "average": len(on_average),
-            "by_condition": len(at_headline) * (1 if settings.correction == "tukey" else cells),
+            "by_condition": len(each[0]) * (1 if settings.correction == "tukey" else cells),
         },
     }
+
+
+def _paired_data(judged: JudgedStudy) -> PairedData:
+    return PairedData(
+        judged.entries,
+        [np.stack([run.correct for run in judged.runs_of(e)]) for e in judged.entries],
+        judged.groups,
+        knows_samples=judged.unit == "sample",
+    )
 
 
 def _pair_row(judged: JudgedStudy, bootstrap: Bootstrap, pair: Pair) -> dict[str, Any]:

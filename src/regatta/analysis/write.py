@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from regatta.analysis import tables
@@ -33,8 +34,12 @@ STATISTICS_KEYS = (
 )
 
 
-def write_results(folder: StudyFolder, comparison: dict[str, Any]) -> dict[str, Any]:
+def write_results(
+    folder: StudyFolder, comparison: dict[str, Any], *, more: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Write every file of `comparison` (plain JSON types) and return it with `files` added.
+
+    `more` are texts by file name of tables too large to stand in `comparison` as well.
 
     Each file is replaced whole. Files that an earlier comparison listed and this one does not
     write are removed, so that no table of a former entry stays behind as if it were current.
@@ -56,6 +61,7 @@ def write_results(folder: StudyFolder, comparison: dict[str, Any]) -> dict[str, 
         **stability_files(comparison["stability"]),
         **crossover_files(comparison["crossover"]),
         **hard_sample_files(comparison["hard_samples"]),
+        **(more or {}),
     }
     if comparison["study"]["is_leaky"]:
         contents = {name: _marked_leaky(content, name) for name, content in contents.items()}

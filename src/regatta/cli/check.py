@@ -90,12 +90,14 @@ def check_data_folder(study: Study) -> None:
     if listed is None or listed.generates:
         return
     root = Path(study.data.root or Path("data") / study.data.source)
-    if not root.is_dir():
+    # Images may also come in one archive.
+    is_archive = listed.kind == "image" and root.suffix.lower() == ".zip" and root.is_file()
+    if not root.is_dir() and not is_archive:
         problem = "is a file, not a folder" if root.exists() else "does not exist"
         raise ConfigError(
             f"the data folder {problem}",
             where=root.absolute(),
-            hint="set data.root in the study file, or --set data.root=/path/to/videos",
+            hint="set data.root in the study file, or --set data.root=/path/to/data",
         )
 
 

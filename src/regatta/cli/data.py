@@ -66,7 +66,7 @@ def make(
     as_json: AsJson = False,
 ) -> None:
     """Generate a data set (rotors and trajectories as video files, har-synthetic as windows of
-    signals); again = finish what is missing."""
+    signals, shapes as images); again = finish what is missing."""
     from regatta.core.errors import ConfigError
     from regatta.core.registry import SOURCES
 
@@ -87,9 +87,13 @@ def make(
 def import_(
     files: Annotated[
         list[Path],
-        typer.Argument(help="Tensor files: train.pt, val.pt, test.pt.", show_default=False),
+        typer.Argument(
+            help="Tensor files: train.pt, val.pt, test.pt; or the word cifar, with --root.",
+            show_default=False,
+        ),
     ],
     folder: Annotated[Path, typer.Option("--to", help="Folder to write.", show_default=False)],
+    root: Root = None,
     rate_hz: Annotated[
         float | None,
         typer.Option("--rate", help="Samples per second, kept with the windows.", min=1e-6),
@@ -103,10 +107,17 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Turn tensor files (torch.save of samples [N, C, L] and labels [N]) into safetensors that
-    source windows-file reads. Files that hold anything but tensors are refused."""
+    source windows-file reads; or, with `cifar --root cifar-100-python`, the python release of
+    CIFAR into the binary one. Files that hold anything else are refused."""
     import json
     import subprocess
     import sys
+
+    if files == [Path("cifar")]:
+        from regatta.cli.data_images import import_cifar
+
+        import_cifar(root, folder, as_json=as_json)
+        return
 
     # A process of its own: the command line never loads torch.
     facts = json.dumps(
@@ -156,13 +167,13 @@ def _named_folder(source: str, root: Path | None) -> tuple[str, Path | None]:
 def _scan(
     source: str, root: Path | None, split: int, overrides: list[str] | None, runs: Path, quiet: bool
 ) -> tuple[Any, Any, str]:
-    """The manifest with damaged files listed instead of raised, the windows where the source gives
-    signals, and the policy that the user asked for."""
+    """The manifest with damaged files listed instead of raised, the windows or images where the
+    source gives them, and the policy that the user asked for."""
     from regatta.config.load import apply_override, study_from_mapping
     from regatta.core.registry import SOURCES
 
     SOURCES.check(source)
-    of_signals = SOURCES.listed[source].kind == "signal"
+    kind = SOURCES.listed[source].kind
     content: dict[str, Any] = {"source": source, "split": split}
     if root is not None:
         content["root"] = str(root)
@@ -172,12 +183,17 @@ def _scan(
         {
             "name": "data-check",
             "data": content,
-            "entries": ["cnn1d" if of_signals else "cnn3d"],
+            "entries": [{"signal": "cnn1d", "image": "resnet18"}.get(kind, "cnn3d")],
         },
         where="regatta data",
     )
     lenient = study.data.model_copy(update={"damaged": "drop"})
-    if of_signals:
+    if kind == "image":
+        from regatta.data.image_scan import scan_images
+
+        scanned = scan_images(lenient)
+        return scanned.manifest, scanned, study.data.damaged
+    if kind == "signal":
         from regatta.data.window_scan import scan_windows
 
         scanned = scan_windows(lenient)
@@ -214,7 +230,7 @@ def _progress(quiet: bool) -> Any:
 
 
 def _facts(scanned: tuple[Any, Any, str]) -> dict[str, Any]:
-    manifest, windows, policy = scanned
+    manifest, content, policy = scanned
     splits = ("train", "validation", "test")
     samples = manifest.samples
     if manifest.folds:
@@ -226,7 +242,7 @@ def _facts(scanned: tuple[Any, Any, str]) -> dict[str, Any]:
         "samples": len(samples),
         "classes": len(manifest.classes),
         **parted,
-        **(_clip_facts(samples) if windows is None else _window_facts(windows)),
+        **_content_facts(samples, content),
         "damaged": _listed(d for d in manifest.dropped if d.is_damage),
         "left_out": _listed(d for d in manifest.dropped if not d.is_damage),
         "notes": list(manifest.notes),
@@ -242,6 +258,16 @@ def _split_facts(manifest: Any, name: str) -> dict[str, int]:
         "groups": len({s.group for s in samples}),
         "classes": len({s.label for s in samples}),
     }
+
+
+def _content_facts(samples: list[Any], content: Any) -> dict[str, Any]:
+    if content is None:
+        return _clip_facts(samples)
+    if hasattr(content, "images"):
+        from regatta.cli.data_images import image_facts
+
+        return image_facts(content)
+    return _window_facts(content)
 
 
 def _clip_facts(samples: list[Any]) -> dict[str, Any]:
@@ -286,7 +312,7 @@ def _show(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    word = "windows" if "window" in facts else "samples"
+    word = next((f"{key}s" for key in ("window", "image") if key in facts), "samples")
     typer.echo(f"{facts['samples']} {word}, {facts['classes']} classes")
     for number, fold in enumerate(facts.get("folds", [])):
         counts = ", ".join(
@@ -298,9 +324,17 @@ def _print(facts: dict[str, Any]) -> None:
             f"  {name:<11} {row['samples']:>6} {word}, {row['groups']:>5} groups,"
             f" {row['classes']:>4} classes"
         )
-    for line in _clip_lines(facts) if word == "samples" else _window_lines(facts):
+    for line in _content_lines(facts):
         typer.echo(f"  {line}")
     _print_remarks(facts)
+
+
+def _content_lines(facts: dict[str, Any]) -> list[str]:
+    if "image" in facts:
+        from regatta.cli.data_images import image_lines
+
+        return image_lines(facts)
+    return _window_lines(facts) if "window" in facts else _clip_lines(facts)
 
 
 def _clip_lines(facts: dict[str, Any]) -> list[str]:

@@ -19,6 +19,17 @@ FOLDED = ("loso", "subject-kfold")
 """Designs in which every sample is judged once, each fold's by its own models."""
 DEFAULT_FOLDS = 5
 
+_KNOWN_LATER = {
+    "mix_share",
+    "schedule",
+    "clip_norms",
+    "loss",
+    "gradient_conflict",
+    "gradient_conflict_per",
+    "freeze_experts_epochs",
+    "adapt_lr",
+}
+"""Keys of a recipe that count only where they are changed: older runs knew nothing of them."""
 _NOT_IN_RUN_ID = {"log_every_steps", "loader_threads", "frame_cache_gib", "checkpoint_every_steps"}
 
 
@@ -70,6 +81,14 @@ def folds_of(data: DataSection) -> list[int] | list[None]:
     return [None] if data.design not in FOLDED else list(range(data.folds or DEFAULT_FOLDS))
 
 
+def data_settings(study: Study) -> dict[str, Any]:
+    """What of a study decides its samples and their parts."""
+    settings = study.data.model_dump(mode="json")
+    if study.partition is not None:
+        settings["partition"] = study.partition.model_dump(mode="json")
+    return settings
+
+
 def protocol_id(protocol: ProtocolSection) -> str:
     """Folder name of a protocol's predictions: name and hash of all that changes what is judged."""
     return f"{protocol.name}-{_hash(judging_settings(protocol))[:8]}"
@@ -82,14 +101,17 @@ def judging_settings(protocol: ProtocolSection) -> dict[str, Any]:
 
 def _run(study: Study, entry: EntrySection, seed: int, fold: int | None) -> RunSpec:
     train = entry_train(study, entry)
-    recipe = {k: v for k, v in train.model_dump(mode="json").items() if k not in _NOT_IN_RUN_ID}
     content = {
         "version": TRAINING_RECORD_VERSION,
         "data": study.data.model_dump(mode="json"),
-        "entry": entry.model_dump(mode="json", exclude={"train", "needs"}),
-        "train": recipe,
+        "entry": entry.model_dump(mode="json", exclude={"train", "needs", "role", "part"}),
+        "train": _recipe(train),
         "seed": seed,
     }
+    if study.partition is not None:
+        content["partition"] = study.partition.model_dump(mode="json")
+    if entry.part is not None:
+        content["part"] = entry.part
     if fold is not None:
         content["fold"] = fold
     needed = [_run(study, entry_of(study, name), seed, fold) for name in entry.needs]
@@ -103,6 +125,16 @@ def _run(study: Study, entry: EntrySection, seed: int, fold: int | None) -> RunS
     run_id = f"{entry.name}-s{seed}{part}-{digest[:8]}"
     needs = tuple(spec.run_id for spec in needed)
     return RunSpec(run_id, entry, seed, train, digest, fold, needs)
+
+
+def _recipe(train: TrainSection) -> dict[str, Any]:
+    """What of a recipe decides the trained weights."""
+    usual = TrainSection().model_dump(mode="json")
+    return {
+        key: value
+        for key, value in train.model_dump(mode="json").items()
+        if key not in _NOT_IN_RUN_ID and not (key in _KNOWN_LATER and value == usual[key])
+    }
 
 
 def _hash(content: Any) -> str:

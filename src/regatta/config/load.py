@@ -9,6 +9,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from regatta.config.fusion import expand_fusion, with_needed
 from regatta.config.picture_recipe import check_picture_recipe
 from regatta.config.schema import IMPORTED, DataSection, EntrySection, Study, TrainSection
 from regatta.config.strict_yaml import read_yaml
@@ -29,9 +30,19 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
     """
     path = Path(path)
     content = read_study(path)
+    of_entries = [text for text in overrides or [] if _names_entries(text)]
     for override in overrides or []:
+        if override not in of_entries:
+            apply_override(content, override)
+    content = expand_fusion(content, where=path)
+    for override in of_entries:
         apply_override(content, override)
     return study_from_mapping(content, where=path)
+
+
+def _names_entries(override: str) -> bool:
+    """Whether it speaks of entries, which a `fusion:` section must have written first."""
+    return override.partition("=")[0].strip().partition(".")[0] == "entries"
 
 
 def read_study(path: Path) -> dict[str, Any]:
@@ -126,7 +137,11 @@ def apply_override(content: dict[str, Any], override: str) -> None:
         target = entry_by_name(content, parts[1], where="--set")
         parts = parts[2:]
     elif parts == ["entries"] and isinstance(value, list):
-        value = [_existing_entry(content.get("entries") or [], item) for item in value]
+        entries = content.get("entries") or []
+        known = {
+            entry["name"]: entry for entry in entries if isinstance(entry, dict) and "name" in entry
+        }
+        value = with_needed([_existing_entry(entries, item) for item in value], known)
     set_key(target, parts, value, where=f"--set {override}")
 
 
@@ -144,6 +159,7 @@ def set_key(content: dict[str, Any], parts: list[str], value: Any, *, where: obj
 
 def study_from_mapping(content: dict[str, Any], *, where: object = None) -> Study:
     """Validate a mapping as a study; names of sources, models and protocols are checked too."""
+    content = expand_fusion(content, where=where)
     try:
         study = Study.model_validate(content)
     except ValidationError as error:

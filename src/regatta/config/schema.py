@@ -12,7 +12,9 @@ from pydantic import (
     model_validator,
 )
 
+from regatta.config.fusion import FusionSection
 from regatta.config.launch import LaunchSection
+from regatta.config.partition import PartitionSection
 from regatta.config.section import Section
 from regatta.config.train_section import TrainSection
 
@@ -189,6 +191,11 @@ class Study(Section):
     name: Name
     title: str = ""
     data: DataSection
+    partition: PartitionSection | None = None
+    """How the training images are dealt out to experts and to their fusion; a bare word is its
+    kind."""
+    fusion: FusionSection | None = None
+    """Experts, fusions and single networks that become entries."""
     entries: list[EntrySection] = Field(min_length=1)
     seeds: list[int] = Field(default=[0], min_length=1)
     train: TrainSection = TrainSection()
@@ -196,6 +203,25 @@ class Study(Section):
     compare: CompareSection = CompareSection()
     launch: LaunchSection = LaunchSection()
     profile: ProfileSection = ProfileSection()
+
+    @field_validator("partition", mode="before")
+    @classmethod
+    def _bare_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _loss_of_all(cls, value: Any) -> Any:
+        """`loss:` at the top is train.loss."""
+        if not isinstance(value, dict) or "loss" not in value:
+            return value
+        rest = {key: held for key, held in value.items() if key != "loss"}
+        train = rest.get("train") or {}
+        if not isinstance(train, dict):
+            return rest
+        if "loss" in train:
+            raise ValueError("loss stands at the top and in train: keep one")
+        return {**rest, "train": {**train, "loss": value["loss"]}}
 
     @property
     def trained_entries(self) -> list[EntrySection]:

@@ -49,6 +49,8 @@ class TrainSection(Section):
     lr_factors: dict[str, Factor] = {}
     """Learning rates of components: prefix of parameter names -> factor on lr, the longest prefix
     that fits; it replaces head_lr_factor for them."""
+    adapt_lr: bool = False
+    """Scale the rates of a fusion by its feature dimension and type; see docs/studies/fusion.md."""
     freeze_encoder: bool = False
     """Train the head alone: the encoder stays in evaluation mode and gets no gradients."""
     head_lr_factor: float = Field(default=10.0, gt=0)

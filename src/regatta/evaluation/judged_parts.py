@@ -1,6 +1,6 @@
-"""What judging clips and judging windows share: which parts are left, and one entry's rows on one.
+"""What judging clips, windows and images shares: which parts are left, and an entry's rows on one.
 
-Shapes: D distinct clips or windows of a part, K classes.
+Shapes: D distinct clips, windows or images of a part, H heads of a model, K classes.
 """
 
 from __future__ import annotations
@@ -124,21 +124,24 @@ def open_parts(
 ) -> tuple[list[Part], int]:
     """The parts of this shard that an entry lacks, and how many are there already.
 
-    Makes every entry's folder ready for exactly this judging.
+    Makes every entry's folders ready for exactly this judging. A part is there when those of all
+    heads are.
     """
     for entry in entries:
-        open_folder(
-            entry.folder,
-            samples=samples,
-            conditions=conditions,
-            part_samples=part_samples,
-            fingerprint=entry.fingerprint,
-        )
+        for folder in entry.folders:
+            open_folder(
+                folder,
+                samples=samples,
+                conditions=conditions,
+                part_samples=part_samples,
+                fingerprint=entry.fingerprint,
+            )
+
+    def lacks(entry: JudgedEntry, number: int, part: list[Sample]) -> bool:
+        return not all(part_is_whole(f, number, part, conditions) for f in entry.folders)
+
     own = list(enumerate(split_parts(samples, part_samples)))[shard[0] :: shard[1]]
-    parts = [
-        Part(n, part, [e for e in entries if not part_is_whole(e.folder, n, part, conditions)])
-        for n, part in own
-    ]
+    parts = [Part(n, part, [e for e in entries if lacks(e, n, part)]) for n, part in own]
     lacking = [part for part in parts if part.entries]
     return lacking, len(own) - len(lacking)
 
@@ -154,7 +157,8 @@ def open_pool(entries: Sequence[JudgedEntry], batch_size: int) -> ForwardPool:
 class PartJudge:
     """One entry on one part: its inputs are queued with a row per prediction, then written.
 
-    scores_DK: float32, one row per distinct clip or window of the part, in the order queued.
+    scores_DHK: float32, one row per distinct input of the part, in the order queued; H is 1 for a
+        model without heads.
     """
 
     def __init__(
@@ -176,7 +180,7 @@ class PartJudge:
         )
         self._rows: list[Row] = []
         self._queued = 0
-        self.scores_DK = np.empty((0, 0), dtype=np.float32)
+        self.scores_DHK = np.empty((0, 0, 0), dtype=np.float32)
         self.forward_seconds = 0.0
 
     def expect(self, rows: Sequence[Row], *, distinct: int) -> None:
@@ -187,9 +191,17 @@ class PartJudge:
         self._queued += distinct
 
     def finish(self) -> None:
-        """Run what is still queued; RunError names the first row whose scores are not finite."""
-        self.scores_DK, self.forward_seconds = self.forward.finish()
-        finite = [bool(np.isfinite(scores_K).all()) for scores_K in self.scores_DK]
+        """Run what is still queued.
+
+        Raises:
+            RunError: scores are not finite, naming the first such row; or not one set per head.
+        """
+        scores, self.forward_seconds = self.forward.finish()
+        self.scores_DHK = scores if scores.ndim == 3 else scores[:, None]
+        heads, wanted = self.scores_DHK.shape[1], len(self.entry.folders)
+        if heads != wanted:
+            raise RunError(f"the model names {wanted} heads but answers {heads}", where=self.run_id)
+        finite = [bool(np.isfinite(scores_HK).all()) for scores_HK in self.scores_DHK]
         for row in self._rows:
             if not all(finite[place] for place in row.places):
                 raise RunError(
@@ -199,7 +211,10 @@ class PartJudge:
                 )
 
     def write(self, spent: Spent, *, shared_by: int) -> None:
-        """Write the part, then its cost; `shared_by` entries divide the spent seconds."""
+        """Write the part, then its cost; `shared_by` entries divide the spent seconds.
+
+        Of a model with heads the first head's file comes last, and it alone has the cost.
+        """
         rows = self._rows
         columns = {
             "sample_id": [row.sample.sample_id for row in rows],
@@ -212,12 +227,14 @@ class PartJudge:
             },
         }
         average = self._settings.average
-        scores = [average_views(self.scores_DK[list(row.places)], average) for row in rows]
-        write_part(self.entry.folder, self._part.number, columns, np.stack(scores))
+        for head, folder in reversed(list(enumerate(self.entry.folders))):
+            scores_DK = self.scores_DHK[:, head]
+            scores = [average_views(scores_DK[list(row.places)], average) for row in rows]
+            write_part(folder, self._part.number, columns, np.stack(scores))
         cost = PartCost(
             samples=len(self._part.samples),
             clips=len(rows),
-            distinct_clips=len(self.scores_DK),
+            distinct_clips=len(self.scores_DHK),
             decode_seconds=spent.decode_seconds / shared_by,
             preprocess_seconds=spent.preprocess_seconds / shared_by,
             forward_seconds=self.forward_seconds,
@@ -249,7 +266,7 @@ def close_judges(
         judge.write(seconds, shared_by=len(whole))
         known = cost.forward_seconds.get(judge.run_id, 0.0)
         cost.forward_seconds[judge.run_id] = known + judge.forward_seconds
-        cost.distinct_clips += len(judge.scores_DK)
+        cost.distinct_clips += len(judge.scores_DHK)
     cost.decode_seconds += seconds.decode_seconds
     cost.preprocess_seconds += seconds.preprocess_seconds
     cost.samples += samples

@@ -2,7 +2,8 @@
 
 A matrix product of another size may add up in another order. A batch that is short is therefore
 filled up by repeating its last clip; then every row is bit-equal to that clip alone in its own
-filled-up batch. A window of signals takes the place of a clip where the model reads signals.
+filled-up batch. A window of signals takes the place of a clip where the model reads signals, an
+image where it reads images.
 
 Shapes: B clips of a batch, T frames, S input side, P pictures of a sample, D clips of a sample,
 K classes.
@@ -26,7 +27,9 @@ from torch import nn
 
 from regatta.core.errors import RunError
 from regatta.data.transforms import normalise
+from regatta.models.contracts import HasHeads
 from regatta.models.spec import ModelSpec
+from regatta.records.predictions import HEADS_FOLDER
 
 Result = TypeVar("Result")
 
@@ -48,6 +51,12 @@ class JudgedEntry:
     spec: ModelSpec
     folder: Path
     fingerprint: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where the scores of each head go; the answer of the whole system stands first."""
+        names = self.module.head_names[1:] if isinstance(self.module, HasHeads) else ()
+        return [self.folder, *(self.folder / HEADS_FOLDER / name for name in names)]
 
 
 class DeviceTimer:
@@ -179,7 +188,7 @@ class BatchedForward:
             self._take(len(room))
 
     def add_inputs(self, inputs: torch.Tensor) -> None:
-        """Queue samples as forward takes them, float32 [D, ...] of the model's input shape.
+        """Queue samples of the model's input shape: float32 [D, ...] signals, or uint8 images.
 
         Raises:
             RunError: the model fails on a batch, or takes inputs of another shape.
@@ -215,8 +224,8 @@ class BatchedForward:
         """Run what is left.
 
         Returns:
-            Scores float32 [all queued clips, K] in the order they came, and the seconds spent,
-            summed over batches that ran side by side.
+            Scores float32 [all queued clips, K], or [.., H, K] of a model with heads, in the order
+            they came, and the seconds spent, summed over batches that ran side by side.
         """
         if self._batch is not None and self._filled:
             self._batch[self._filled :] = self._batch[self._filled - 1]
@@ -260,9 +269,9 @@ class BatchedForward:
                 return self._entry.module(inputs).float()
 
     def _failure(self, error: RuntimeError) -> RunError:
-        batch, what = self._shape[0], "windows of signals"
-        if self._takes_pictures:
-            what = f"clips of {self._entry.spec.frames} frames"
+        batch, spec = self._shape[0], self._entry.spec
+        clips = f"clips of {spec.frames} frames"
+        what = {"signal": "windows of signals", "image": "images"}.get(spec.kind, clips)
         work = f"judging {batch} {what}"
         if isinstance(error, torch.OutOfMemoryError):
             return RunError(

@@ -6,6 +6,7 @@ vector, P channels that are encoded, K classes. Signals are float32 in their own
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -26,13 +27,20 @@ class EncodesOnce(Protocol):
     """Is `head(stack(encode_channel(x, c) for c in feature_channels))`: with a frozen encoder the
     vectors of a window never change, so they are computed once."""
 
-    encoder: nn.Module
-    head: nn.Module
-    """Takes features [B, P, d] (or tokens [B, P, T, d]) and returns logits [B, K]."""
-    feature_channels: tuple[int, ...]
+    @property
+    def encoder(self) -> nn.Module: ...
 
-    def encode_channel(self, signals_BCL: torch.Tensor, channel: int) -> torch.Tensor:
-        """Features [B, d] of one channel, without dropout when in evaluation mode."""
+    @property
+    def head(self) -> nn.Module:
+        """Takes features [B, P, d] (or tokens [B, P, T, d]) and returns logits [B, K]."""
+        ...
+
+    @property
+    def feature_channels(self) -> tuple[int, ...]: ...
+
+    def encode_channel(self, inputs: torch.Tensor, channel: int, /) -> torch.Tensor:
+        """Features [B, d] of one channel of signals, or of one expert on images; without dropout
+        when in evaluation mode."""
         ...
 
     def encoding_identity(self) -> dict[str, Any]:
@@ -98,6 +106,23 @@ class Backbone(Protocol):
 
     def features_and_logits(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Features [B, feature_dim] and logits [B, K] of one pass."""
+        ...
+
+
+@runtime_checkable
+class TakesExperts(Protocol):
+    """Is built of trained classifiers, which are put into it before it is trained itself."""
+
+    @property
+    def feature_channels(self) -> tuple[int, ...]:
+        """A number for each expert."""
+        ...
+
+    def load_expert(
+        self, expert: int, state: Mapping[str, torch.Tensor], *, source: object = None
+    ) -> None:
+        """Put a trained backbone's state in the place of an expert; WeightsError if it does not
+        fit."""
         ...
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from regatta.config.expand import RunSpec, expand_study, protocol_id, trained_runs
+from regatta.config.expand import RunSpec, data_settings, expand_study, protocol_id, trained_runs
 from regatta.config.schema import LaunchSection, Study
 from regatta.core.errors import ConfigError, DeviceError, RecordError
 from regatta.core.extras import check_trackers
 from regatta.core.files import read_json
 from regatta.orchestrate.devices import Machine, choose_gpus, describe_gpus
+from regatta.orchestrate.experts import refuse_untrained
 from regatta.records.metrics_stream import read_metrics
 from regatta.records.run_folder import RunFolder, StudyFolder
 
@@ -131,11 +132,13 @@ def plan_study(
     Raises:
         ConfigError: launch and train sections contradict each other.
         MissingExtraError: a tracker of `launch.track` is not installed.
+        RecordError: `fusion.use_only` and an expert is not trained.
     """
     runs = [(spec, folder.run(spec.run_id)) for spec in trained_runs(study)]
     prepare = [] if is_prepared(folder, study) else [_prepare_task(folder, worker_command)]
     needs = tuple(task.id for task in prepare)
     untrained = [pair for pair in runs if not pair[1].is_trained() and pair[0].run_id not in skip]
+    refuse_untrained(study, untrained)
     train = [
         _train_task(folder, study, spec, run, needs, worker_command)
         for spec, run in _in_starting_order(study, untrained, runs)
@@ -210,7 +213,7 @@ def is_prepared(folder: StudyFolder, study: Study) -> bool:
     counted = facts.get("short_clips")
     # Which clips are too short depends on the longest clip that any entry takes.
     knows_entries = counted is None or {e.name for e in study.trained_entries} <= set(counted)
-    return knows_entries and facts.get("settings") == study.data.model_dump(mode="json")
+    return knows_entries and facts.get("settings") == data_settings(study)
 
 
 def _prepare_task(folder: StudyFolder, worker_command: tuple[str, ...]) -> Task:

@@ -33,6 +33,10 @@ from regatta.records.conditions import Condition
 UNKNOWN_FOLDER = "unknown"
 """Below a run's predictions: those on samples of classes that the study keeps from its models, as
 recorded, with the label -1."""
+HEADS_FOLDER = "heads"
+"""Below a run's predictions: those of its further heads, each in a folder of its name."""
+OOD_FOLDER = "ood"
+"""Below a run's predictions: those on sets of images from elsewhere, each in a folder."""
 TRUTH_COLUMNS = ("distinct_frames", "span_seconds", "rate_hz", "pad_share")
 
 

@@ -2,7 +2,7 @@
 
 runs/<study>/
   study.yaml  manifest.parquet  data.json  motion.json  prepare.json  lease.json
-  windows.safetensors  features/  film/<protocol-id>/
+  windows.safetensors  images.safetensors  splits/  features/  film/<protocol-id>/
   supervisor.log  prepare.log  judge-N.log  compare.log  report.log
   runs/<run-id>/  run.json  inputs.json  status.json  metrics.jsonl  log.txt
                   weights.json  label_indices.csv  training_results.json
@@ -115,6 +115,16 @@ class StudyFolder:
     def windows(self) -> Path:
         """Signals of all windows, where the source gives signals."""
         return self.path / "windows.safetensors"
+
+    @property
+    def images(self) -> Path:
+        """The images of all splits, and the parts of those that are trained on."""
+        return self.path / "images.safetensors"
+
+    @property
+    def splits(self) -> Path:
+        """Lists of the images of each part of a partition."""
+        return self.path / "splits"
 
     @property
     def features(self) -> Path:

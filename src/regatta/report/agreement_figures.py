@@ -59,7 +59,9 @@ def agreement_figures(material: Material) -> Iterator[Drawn]:
     diagonal = " The diagonal sets the seeds of one entry against each other." if own else ""
     yield drawn(
         name,
-        agreement_matrices(material.entries, _disagreement(section), _q(section)),
+        agreement_matrices(
+            [e["entry"] for e in section["entries"]], _disagreement(section), _q(section)
+        ),
         title=title,
         caption=f"Left: share of the {material.words.samples} on which one is right and the other "
         "wrong. Right: Yule's Q; 1 = right and wrong on the same ones, 0 = independent of each "

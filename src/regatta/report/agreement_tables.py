@@ -151,9 +151,11 @@ def power_table(material: Material) -> Table | None:
             Column("seeds for half the width", ("seeds_to_halve",)),
         ]
     rows = [
-        _power_row(pair, number)[: len(columns)] for number, pair in enumerate(section["pairs"])
+        _power_row(section["pairs"][number], number)[: len(columns)]
+        for number in material.shown_pairs
     ]
     title = f"What this study could have seen at {material.headline_name}"
+    title += material.shown_pairs_words
     return Table("power", title, columns, rows)
 
 
@@ -216,7 +218,9 @@ def power_view(material: Material) -> dict[str, Any] | None:
     )
     return {
         "summary": sentence(section["sentence"], []),
-        "pairs": _sentences(material, [pair["sentence"] for pair in section["pairs"]]),
+        "pairs": _sentences(
+            material, [section["pairs"][number]["sentence"] for number in material.shown_pairs]
+        ),
         "level": level,
     }
 

@@ -162,9 +162,10 @@ def _forest(material: Material) -> Drawn:
     if not pairs["headline"]:
         reason = "There is one entry only, so there is no difference to draw."
         return FigureGap("forest", title, reason)
-    panels = [("headline condition", [_pair_row(pair) for pair in pairs["headline"]])]
+    shown = material.shown_pairs
+    panels = [("headline condition", [_pair_row(pairs["headline"][n]) for n in shown])]
     if len(material.comparison["conditions"]) > 1:
-        panels.append(("mean over all conditions", [_pair_row(pair) for pair in pairs["average"]]))
+        panels.append(("mean over all conditions", [_pair_row(pairs["average"][n]) for n in shown]))
     margin, confidence = pairs["margin_points"], material.comparison["provenance"]["confidence"]
     paired_by = "window" if material.is_signal else "class" if material.by_class else "sample"
     numbers = "; ".join(f"{p.first} minus {p.second} {p.difference:+.1f}" for p in panels[0][1])
@@ -174,7 +175,7 @@ def _forest(material: Material) -> Drawn:
         title=title,
         caption=f"First minus second, paired by {paired_by}. Filled: the corrected test and the "
         f"interval say that they differ. Shaded: the equivalence margin of ±{margin:g} "
-        f"{'point' if margin == 1 else 'points'}.",
+        f"{'point' if margin == 1 else 'points'}{material.shown_pairs_words}.",
         alt=f"Forest plot of differences in points: {numbers}.",
     )
 

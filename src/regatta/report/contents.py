@@ -154,7 +154,8 @@ def pairs_table(material: Material) -> Table | None:
     for _, prefix, words in families:
         columns += _pair_columns(prefix, words)
     rows = []
-    for number, pair in enumerate(pairs["headline"]):
+    for number in material.shown_pairs:
+        pair = pairs["headline"][number]
         names = (pair["first"], pair["second"])
         row = [Cell(f"{names[0]} − {names[1]}", names)]
         for family, _, _ in families:
@@ -162,7 +163,8 @@ def pairs_table(material: Material) -> Table | None:
         rows.append(row)
     method = CORRECTED[pairs["correction"]]
     corrected = f"corrected ({method}) over each family" if method else "not corrected"
-    return Table("pairs", f"Paired differences in points; p-values {corrected}", columns, rows)
+    title = f"Paired differences in points; p-values {corrected}{material.shown_pairs_words}"
+    return Table("pairs", title, columns, rows)
 
 
 def _pair_columns(prefix: str, words: str) -> list[Column]:

@@ -14,7 +14,7 @@ from regatta.report.style import clean_text
 from regatta.report.tables import Table
 from regatta.report.words import NO_SUBJECTS
 
-CAVEAT = re.compile(r"^leaky\b|\bcoarse\b|" + "|".join(NO_SUBJECTS))
+CAVEAT = re.compile(r"^leaky\b|\bcoarse\b|\bconfounded\b|" + "|".join(NO_SUBJECTS))
 """What notes say that limit what the verdict means: they stand beside it."""
 LEAKY_DESIGN = "window-random"
 

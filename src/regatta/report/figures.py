@@ -8,6 +8,7 @@ from regatta.report.class_map import class_map_figures
 from regatta.report.comparison_figures import comparison_figures
 from regatta.report.entry_figures import entry_figures
 from regatta.report.factor_figures import factor_figures
+from regatta.report.fusion_figures import fusion_figures
 from regatta.report.material import Material
 from regatta.report.motion_figures import motion_figures
 from regatta.report.pareto_part import cost_figure
@@ -24,6 +25,7 @@ def draw_figures(material: Material) -> dict[str, Drawn]:
         found = [
             *protocol_figures(material),
             *comparison_figures(material),
+            *fusion_figures(material),
             cost_figure(material),
             *agreement_figures(material),
             *factor_figures(material),

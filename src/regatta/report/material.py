@@ -12,6 +12,7 @@ from matplotlib.colors import Normalize
 
 from regatta.analysis.compare import FORMAT, compare_study
 from regatta.analysis.folds import whole_runs
+from regatta.analysis.many_entries import MOST_IN_PAIRS
 from regatta.config.expand import RunSpec, protocol_id
 from regatta.config.schema import IMPORTED, Study
 from regatta.core.errors import RecordError
@@ -106,6 +107,24 @@ class Material:
     @property
     def entries(self) -> list[str]:
         return [entry["name"] for entry in self.comparison["entries"]]
+
+    @cached_property
+    def shown_pairs(self) -> list[int]:
+        """Places, among all pairs of entries, of those that are shown: all of a dozen entries; of
+        more only those with the leader, and the files hold the rest."""
+        pairs, leader = self.comparison["pairs"]["headline"], self.comparison["verdict"]["leader"]
+        return [
+            place
+            for place, pair in enumerate(pairs)
+            if len(self.entries) <= MOST_IN_PAIRS or leader in (pair["first"], pair["second"])
+        ]
+
+    @property
+    def shown_pairs_words(self) -> str:
+        """What the title of a table of pairs adds where only some are shown."""
+        if len(self.shown_pairs) == len(self.comparison["pairs"]["headline"]):
+            return ""
+        return f"; only the pairs with {self.comparison['verdict']['leader']}, which leads"
 
     @property
     def classes(self) -> list[str]:
@@ -265,15 +284,23 @@ def read_material(folder: StudyFolder) -> Material:
     protocol = protocol_id(study.protocol)
     judged = [pair for runs in whole_runs(folder, protocol)[0] for pair in runs]
     comparison = _current_comparison(folder, study, [run for _, run in judged], protocol)
+    # Experts are parts of systems: their training is in results/csv_logs.
+    compared = {entry["name"] for entry in comparison["entries"]} | _not_judged(study, judged)
     runs = [_run_facts(spec, run, protocol) for spec, run in judged]
     return Material(
         folder=folder,
         comparison=comparison,
         positions={entry.name: position for position, entry in enumerate(study.entries)},
         runs=runs,
-        curves=read_training_curves(folder),
+        curves=[curve for curve in read_training_curves(folder) if curve.entry in compared],
         profile=read_profile(folder),
     )
+
+
+def _not_judged(study: Study, judged: list[tuple[RunSpec, RunFolder]]) -> set[str]:
+    """Entries that may be trained but have no judged run yet."""
+    present = {spec.entry.name for spec, _ in judged}
+    return {entry.name for entry in study.entries if entry.role != "expert"} - present
 
 
 def _current_comparison(

@@ -23,6 +23,8 @@ from regatta.report import (
     costs,
     entry_table,
     factor_tables,
+    fusion_part,
+    fusion_tables,
     imported_part,
     ledger,
     pareto_part,
@@ -125,6 +127,7 @@ def report_tables(material: Material) -> dict[str, Table]:
         contents.results_table(material),
         costs.costs_table(material),
         pareto_part.pareto_table(material),
+        *fusion_tables.fusion_tables(material),
         contents.pairs_table(material),
         agreement_tables.power_table(material),
         agreement_tables.agreement_table(material),
@@ -205,6 +208,8 @@ def page_view(
     """Everything that the template shows, as plain values."""
     comparison = material.comparison
     verdict, basis = verdict_parts(material)
+    # By rank: the pairs of the leader come first.
+    details = comparison["verdict"]["details"][: len(material.shown_pairs)]
     return {
         "study": comparison["study"],
         "title": clean_text(comparison["study"]["title"] or comparison["study"]["name"]),
@@ -226,7 +231,7 @@ def page_view(
         "entries": [entry_view(material, entry, figures) for entry in comparison["entries"]],
         "figures": figures,
         "tables": tables,
-        "details": [sentence(text, material.entries) for text in comparison["verdict"]["details"]],
+        "details": [sentence(text, material.entries) for text in details],
         "cochran": cochran_sentences(comparison["pairs"]["cochran_q"]),
         "power": agreement_tables.power_view(material),
         "agreement": agreement_tables.agreement_view(material),
@@ -239,6 +244,7 @@ def page_view(
         "protocol": protocol_view(material, figures, tables),
         "contrasts": contrast_view(material),
         "factors": factor_tables.factor_view(material),
+        "fusion": fusion_part.fusion_view(material),
         "stability": stability_tables.stability_view(material),
         "class_maps": [f for name, f in figures.items() if name.startswith("class_conditions")],
         "grid": condition_truths(material),
@@ -264,7 +270,7 @@ def lede_sentences(material: Material) -> list[str]:
     """Under the verdict: where it holds, what averages say, what an open one could have seen."""
     comparison = material.comparison
     count = len(comparison["conditions"])
-    found = []
+    found = fusion_part.lede(material)
     if count > 1:
         name = material.condition_name(comparison["headline_condition"])
         found.append(f"This is at {name}, the headline of {count} conditions.")

@@ -35,8 +35,11 @@ FOREIGN = Words("sample", "samples", "group", "groups", "sample", "FLOPs per sam
 """Of a study whose predictions were all imported: nobody says what a sample is."""
 
 
+IMAGE = Words("image", "images", "group", "groups", "file", "MACs per image", 0.5)
+
+
 def source_kind(source: str) -> str:
-    """video or signal; a source that is not known here is one of videos."""
+    """video, signal or image; a source that is not known here is one of videos."""
     listed = SOURCES.listed.get(source)
     return listed.kind if listed else "video"
 
@@ -45,8 +48,9 @@ def words_of(source: str, notes: Iterable[object]) -> Words:
     """The words that fit a source, given what is noted of the data."""
     if source == IMPORTED:
         return FOREIGN
-    if source_kind(source) != "signal":
-        return VIDEO
+    kind = source_kind(source)
+    if kind != "signal":
+        return IMAGE if kind == "image" else VIDEO
     unknown = any(words in str(text) for text in notes for words in NO_SUBJECTS)
     group = "block" if unknown else "subject"
     # A multiply-add is two floating point operations.

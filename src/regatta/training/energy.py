@@ -99,6 +99,12 @@ def joules_between(first: float, last: float, *, span: float, seconds: float) ->
     return spent if math.isfinite(spent) else None
 
 
+def whole_energy(shares: Sequence[float | None]) -> float | None:
+    """What every rank's counters counted together; None when one of them measured nothing."""
+    known = [joules for joules in shares if joules is not None]
+    return sum(known) if len(known) == len(shares) else None
+
+
 def open_meter(
     device: torch.device, *, all_gpus: bool = False, powercap: Path = POWERCAP
 ) -> EnergyMeter:

@@ -13,8 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from regatta.config.schema import TrainSection
 from regatta.core.errors import NonFiniteError, RunError, StopRequested
+from regatta.core.files import write_json
 from regatta.core.signals import StopFlag
+from regatta.training.distributed import Ranks
+from regatta.training.state import TrainerState
+from regatta.training.step import StepOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +46,61 @@ def nonfinite_error(event: dict[str, Any], *, skipped: int, path: Path) -> NonFi
     ids = event["sample_ids"]
     shown = ", ".join(ids[:4]) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
     after = f" (after {skipped} skipped steps)" if skipped else ""
+    product, bounded = "", ""
+    if "largest_product" in event:
+        product = f"; largest absolute product of the fusion {event['largest_product']}"
+        bounded = "; products that stay bounded are multiplicativeGeometric and multiplicativeGated"
     return NonFiniteError(
         f"loss or gradient is not finite at step {event['step']}{after}: "
-        f"loss {event['loss']}, gradient norm {event['gradient_norm']}; samples {shown}",
+        f"loss {event['loss']}, gradient norm {event['gradient_norm']}{product}; samples {shown}",
         where=path,
         hint="look at those samples; lower train.lr, or use train.precision: fp32; "
-        "train.nonfinite: skip leaves out up to nonfinite_limit such steps and counts them",
+        "train.nonfinite: skip leaves out up to nonfinite_limit such steps and counts them"
+        + bounded,
     )
+
+
+def skip_or_end(
+    outcome: StepOutcome,
+    state: TrainerState,
+    train: TrainSection,
+    *,
+    ranks: Ranks,
+    module: nn.Module,
+    folder: Path,
+) -> None:
+    """Count a step that is not finite as left out where the policy allows one more, else end.
+
+    Raises:
+        NonFiniteError: on every rank; nonfinite.json in the run's folder says the same.
+    """
+    shares = ranks.gather((outcome.sample_ids, largest_product(module)))
+    event = {
+        "step": state.step,
+        "epoch": state.epoch + 1,
+        "loss": number_as_text(outcome.loss),
+        "gradient_norm": number_as_text(outcome.gradient_norm),
+        "sample_ids": [name for share, _ in shares for name in share],
+    }
+    products = [product for _, product in shares if product is not None]
+    if products:
+        # NaN is neither above nor below another number: it must not hide behind one.
+        worst = next((value for value in products if math.isnan(value)), max(products))
+        event["largest_product"] = number_as_text(worst)
+    if train.nonfinite == "stop" or len(state.skipped) >= train.nonfinite_limit:
+        path = folder / "nonfinite.json"
+        ranks.on_first(lambda: write_json(path, {**event, "skipped": state.skipped}))
+        raise nonfinite_error(event, skipped=len(state.skipped), path=path)
+    logger.warning("step %d is left out, it is not finite: %s", state.step, event)
+    state.skipped.append(event)
+
+
+def largest_product(module: nn.Module) -> float | None:
+    """Largest absolute value of the last product of a fusion that keeps it (`largest_product` of
+    `head.fusion`); `module` may be the head alone."""
+    fusion = getattr(getattr(module, "head", module), "fusion", None)
+    found = getattr(fusion, "largest_product", None)
+    return None if found is None else float(found)
 
 
 def stopped_error(stop: StopFlag, *, step: int, path: Path) -> StopRequested:

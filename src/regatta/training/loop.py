@@ -16,15 +16,30 @@ from regatta.models.parameters import freeze_encoder, parameter_groups, train_on
 from regatta.models.spec import ModelSpec, enable_gradient_checkpointing
 from regatta.records.run_folder import RunFolder
 from regatta.training.batches import BatchSource
+from regatta.training.components import (
+    SystemParts,
+    clip_components,
+    split_experts,
+    system_parts,
+    trained_parameters,
+)
 from regatta.training.distributed import ONE_PROCESS, Ranks, spread_over_devices
 from regatta.training.ema import WeightAverage
 from regatta.training.energy import EnergyMeter, open_meter
-from regatta.training.loss import TrainingLoss, class_weights
+from regatta.training.gradient_conflict import conflict_rule
+from regatta.training.loss import build_loss, class_weights
 from regatta.training.mix import Mixing
 from regatta.training.optimizers import build_optimizer
 from regatta.training.precision import choose_precision, reproducible_math
 from regatta.training.progress import Progress
-from regatta.training.recipe import check_batch, check_recipe, plan_rates, scaled_lr
+from regatta.training.recipe import (
+    asked_of_experts,
+    check_batch,
+    check_recipe,
+    no_experts_error,
+    plan_rates,
+    scaled_lr,
+)
 from regatta.training.records import MetricsLog
 from regatta.training.run import TrainingRun
 from regatta.training.state import TrainerState
@@ -177,11 +192,17 @@ def build_parts(
         weight_decay=train.weight_decay,
         lr_factors=train.lr_factors,
     )
+    trained = trained_parameters(whole or module)
+    groups, group_is_experts = split_experts(groups, trained)
+    system = system_parts(whole or module, trained, groups)
+    _refuse_without_experts(train, spec, system)
     parameters = [parameter for group in groups for parameter in group["params"]]
     has_graphs = train.compile and train.compile_mode != "default" and device.type == "cuda"
     if has_graphs:
         own_gradients(parameters)
     called = torch.compile(spread, mode=train.compile_mode) if train.compile else spread
+    weights_K = None if class_weights_K is None else class_weights_K.to(device)
+    mixes = train.mixup > 0 or train.cutmix > 0
     return StepParts(
         module=called,  # pyright: ignore[reportArgumentType]
         hold_gradients=gradient_hold(spread),
@@ -191,14 +212,25 @@ def build_parts(
         scaler=precision.new_scaler(),
         preparation=Preparation(device, precision, spec.mean, spec.std),
         ranks=ranks,
-        loss=TrainingLoss(
-            train.label_smoothing, None if class_weights_K is None else class_weights_K.to(device)
-        ),
-        mixing=Mixing(train.mixup, train.cutmix) if train.mixup or train.cutmix else None,
+        loss=build_loss(train, weights_K),
+        mixing=Mixing(train.mixup, train.cutmix, train.mix_share) if mixes else None,
         clip_norm=train.clip_norm,
         full_samples=train.batch_size * train.accumulate,
         keeps_gradients=has_graphs,
+        clipped=clip_components(trained, clip_norm=train.clip_norm, clip_norms=train.clip_norms),
+        system=system,
+        conflict=conflict_rule(train, trained),
+        group_is_experts=group_is_experts,
     )
+
+
+def _refuse_without_experts(
+    train: TrainSection, spec: ModelSpec, system: SystemParts | None
+) -> None:
+    """As `check_recipe` does from the spec, but of the module itself."""
+    asked = asked_of_experts(train)
+    if asked and not (system and system.experts):
+        raise no_experts_error(asked[0], spec)
 
 
 def _say_nothing(record: dict[str, Any]) -> None:

@@ -1,12 +1,14 @@
 """The training loss: cross-entropy with label smoothing, class weights and mixed labels.
 
-Shapes: B samples, K classes.
+Shapes: B samples, K classes, H heads, of which the first is the global one and E = H - 1 are the
+experts' own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch.nn import functional
@@ -25,7 +27,24 @@ class BatchLoss:
     weight: torch.Tensor
     """Of the samples' weights: their number when classes are not weighted."""
     correct: torch.Tensor
-    """Samples whose highest score is their label's; a mixed sample counts its share."""
+    """Samples whose highest score is their label's; a mixed sample counts its share. Of several
+    heads, the first alone."""
+    global_loss: torch.Tensor | None = None
+    """With a graph; `loss` is this + alpha x `individual_loss`. None = the model has one head."""
+    individual_loss: torch.Tensor | None = None
+    """With a graph; the sum or mean over the experts of what `global_loss` is of the first head."""
+
+    def sums(self) -> torch.Tensor:
+        """Loss, weight and correct [3]; with several heads both parts of the loss as well [5]."""
+        parts = (self.loss, self.weight, self.correct, self.global_loss, self.individual_loss)
+        return torch.stack([part.detach() for part in parts if part is not None])
+
+    @classmethod
+    def nothing(cls, logits: torch.Tensor) -> BatchLoss:
+        """Zeros that hang on the graph of `logits`, for a batch without samples."""
+        zero = logits.float().sum() * 0.0
+        parts = (zero, zero) if logits.dim() == 3 else (None, None)
+        return cls(zero, zero.detach(), zero.detach(), *parts)
 
 
 @dataclass(frozen=True)
@@ -37,44 +56,77 @@ class TrainingLoss:
     for one batch: the learning rate means the same with weights and without. With weights, the
     smoothing term of class k weighs w_k, as in torch.
 
+    Of several heads it is that sum of the first + alpha R over the experts' heads of their own,
+    with R their sum or their mean; labels, smoothing and weights are the same for all heads.
+
     Source of the smoothing: Szegedy et al. 2016, Rethinking the Inception architecture, section 7.
     """
 
     label_smoothing: float = 0.0
     class_weights_K: torch.Tensor | None = None
+    alpha: float = 1.0
+    reduction: Literal["sum", "mean"] = "sum"
 
-    def of(self, logits_BK: torch.Tensor, labels: torch.Tensor | MixedLabels) -> BatchLoss:
-        """The sums in float32; `labels` are class numbers [B] or pairs of them."""
-        scores_BK = logits_BK.float()
-        predicted_B = scores_BK.detach().argmax(dim=1)
+    def of(self, logits: torch.Tensor, labels: torch.Tensor | MixedLabels) -> BatchLoss:
+        """The sums in float32.
+
+        Args:
+            logits: [B, K], or [B, H, K] of several heads.
+            labels: class numbers [B] or pairs of them.
+        """
+        scores = logits.float()
+        first_BK = scores if scores.dim() == 2 else scores[:, 0]
+        predicted_B = first_BK.detach().argmax(dim=1)
         if isinstance(labels, torch.Tensor):
-            return self._of_labels(scores_BK, labels, predicted_B)
+            return self._of_labels(scores, labels, predicted_B)
         # Linear in the target: the loss of a mixed target is the mixed loss of its two labels
         # (Zhang et al. 2018, mixup, section 2).
-        first = self._of_labels(scores_BK, labels.first_B, predicted_B)
-        second = self._of_labels(scores_BK, labels.second_B, predicted_B)
-        return BatchLoss(
-            *(
-                labels.share * one + (1.0 - labels.share) * other
-                for one, other in (
-                    (first.loss, second.loss),
-                    (first.weight, second.weight),
-                    (first.correct, second.correct),
-                )
-            )
-        )
+        first = self._of_labels(scores, labels.first_B, predicted_B)
+        second = self._of_labels(scores, labels.second_B, predicted_B)
+        mixed = {}
+        for field in fields(BatchLoss):
+            one, other = getattr(first, field.name), getattr(second, field.name)
+            if one is not None:
+                mixed[field.name] = labels.share * one + (1.0 - labels.share) * other
+        return BatchLoss(**mixed)
 
     def _of_labels(
-        self, scores_BK: torch.Tensor, labels_B: torch.Tensor, predicted_B: torch.Tensor
+        self, scores: torch.Tensor, labels_B: torch.Tensor, predicted_B: torch.Tensor
     ) -> BatchLoss:
         weights_K = self.class_weights_K
-        loss = training_loss_sum(
-            scores_BK, labels_B, label_smoothing=self.label_smoothing, class_weights_K=weights_K
-        )
         # A fill on the device: a copy from the host would wait for the device.
-        count = torch.full((), float(len(labels_B)), device=scores_BK.device)
+        count = torch.full((), float(len(labels_B)), device=scores.device)
         weight = count if weights_K is None else weights_K[labels_B].sum()
-        return BatchLoss(loss, weight, (predicted_B == labels_B).sum())
+        correct = (predicted_B == labels_B).sum()
+        if scores.dim() == 2:
+            return BatchLoss(self._sum(scores, labels_B), weight, correct)
+        experts = scores.shape[1] - 1
+        of_all = labels_B.repeat_interleave(experts)
+        individual = self._sum(scores[:, 1:].flatten(0, 1), of_all)
+        if self.reduction == "mean":
+            individual = individual / max(experts, 1)
+        of_first = self._sum(scores[:, 0], labels_B)
+        loss = of_first + self.alpha * individual
+        return BatchLoss(loss, weight, correct, of_first, individual)
+
+    def _sum(self, scores_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
+        return training_loss_sum(
+            scores_BK,
+            labels_B,
+            label_smoothing=self.label_smoothing,
+            class_weights_K=self.class_weights_K,
+        )
+
+
+def build_loss(train: TrainSection, class_weights_K: torch.Tensor | None = None) -> TrainingLoss:
+    """The loss of a recipe.
+
+    Args:
+        class_weights_K: of `class_weights`, on the device of the scores.
+    """
+    return TrainingLoss(
+        train.label_smoothing, class_weights_K, train.loss.alpha, train.loss.reduction
+    )
 
 
 def training_loss_sum(

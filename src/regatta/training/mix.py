@@ -26,13 +26,21 @@ class MixedLabels:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Which of the two are on; with both, each optimizer step does one, at even chance."""
+    """Which of the two are on; with both, each optimizer step does one, at even chance.
+
+    step_share: chance that a step mixes at all.
+    """
 
     mixup_alpha: float
     cutmix_alpha: float
+    step_share: float = 1.0
 
-    def begin_step(self, seed: int) -> StepMixer:
+    def begin_step(self, seed: int) -> StepMixer | None:
+        """What mixes the step of this seed; None = its samples stay as they are."""
         rng = stream(seed, "mix")
+        # Where every step mixes nothing is drawn for it, so that older runs repeat to the bit.
+        if self.step_share < 1 and rng.random() >= self.step_share:
+            return None
         cuts = self.cutmix_alpha > 0 and (self.mixup_alpha == 0 or rng.random() < 0.5)
         return StepMixer(rng, cuts=cuts, alpha=self.cutmix_alpha if cuts else self.mixup_alpha)
 

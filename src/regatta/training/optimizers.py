@@ -34,10 +34,11 @@ def build_optimizer(
 
 
 def set_learning_rates(
-    optimizer: torch.optim.Optimizer, base_rates: Sequence[float], *, factor: float
+    optimizer: torch.optim.Optimizer, base_rates: Sequence[float], *, factors: Sequence[float]
 ) -> None:
-    """Give every group its base rate times `factor`; called before each optimizer step."""
-    for group, base in zip(optimizer.param_groups, base_rates, strict=True):
+    """Give every group its base rate times its factor; called before each optimizer step."""
+    groups = optimizer.param_groups
+    for group, base, factor in zip(groups, base_rates, factors, strict=True):
         group["lr"] = base * factor
 
 

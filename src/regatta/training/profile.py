@@ -23,7 +23,7 @@ from regatta.records.profile_table import OUT_OF_MEMORY, ProfileRow
 from regatta.training.batches import BatchSource
 from regatta.training.distributed import ONE_PROCESS
 from regatta.training.loop import build_parts
-from regatta.training.loss import training_loss_sum
+from regatta.training.loss import build_loss
 from regatta.training.precision import choose_precision, reproducible_math
 from regatta.training.profile_memory import (
     MemoryMeter,
@@ -243,16 +243,13 @@ def _backward(subject: Subject, _unit: Unit, precision: str) -> tuple[Ready, Cal
     """The backward pass alone: the loss and its graph are made untimed."""
     module = subject.module.to(subject.device)
     _set_mode(subject)
-    prepare = _preparation(subject, precision)
+    prepare, loss = _preparation(subject, precision), build_loss(subject.train)
 
     def ready(batch: WindowBatch) -> torch.Tensor:
         module.zero_grad(set_to_none=True)
         with prepare.precision.autocast():
-            logits_BK = module(prepare.inputs(batch.inputs))
-        loss_sum = training_loss_sum(
-            logits_BK, batch.labels, label_smoothing=subject.train.label_smoothing
-        )
-        return loss_sum / len(batch.labels)
+            logits = module(prepare.inputs(batch.inputs))
+        return loss.of(logits, batch.labels).loss / len(batch.labels)
 
     return ready, lambda loss: loss.backward()
 

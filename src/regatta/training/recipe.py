@@ -5,11 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from regatta.config.schema import TrainSection
 from regatta.core.errors import ConfigError
 from regatta.models.spec import ModelSpec
-from regatta.training.schedule import count_steps, count_warmup_steps, lr_factor
+from regatta.training.schedule import (
+    constant_factor,
+    count_steps,
+    count_warmup_steps,
+    lr_factor,
+    restart_factor,
+)
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class Rates:
     total_steps: int
     warmup_steps: int
     min_fraction: float
+    schedule: Literal["cosine", "constant", "restarts"] = "cosine"
 
     def describe(self, train: TrainSection) -> str:
         """One line for the log."""
@@ -33,14 +41,17 @@ class Rates:
             f"accumulated x {devices} device(s); learning rate {self.base_lr:g}{scaled}"
         )
 
-    def factor(self, step: int) -> float:
-        """What every rate is multiplied by in optimizer step `step`, counted from 0."""
-        return lr_factor(
-            step,
-            total_steps=self.total_steps,
-            warmup_steps=self.warmup_steps,
-            min_fraction=self.min_fraction,
-        )
+    def factor(self, step: int, *, of_experts: bool = False) -> float:
+        """What every rate is multiplied by in optimizer step `step`, counted from 0.
+
+        Args:
+            of_experts: of the parameters of a fusion's experts, which alone follow restarts.
+        """
+        warmup, total, least = self.warmup_steps, self.total_steps, self.min_fraction
+        if self.schedule == "constant":
+            return constant_factor(step, warmup_steps=warmup)
+        cosine = restart_factor if of_experts and self.schedule == "restarts" else lr_factor
+        return cosine(step, total_steps=total, warmup_steps=warmup, min_fraction=least)
 
 
 def plan_rates(train: TrainSection, *, micro_batches: int, devices: int) -> Rates:
@@ -62,6 +73,7 @@ def plan_rates(train: TrainSection, *, micro_batches: int, devices: int) -> Rate
         total_steps=total,
         warmup_steps=warmup,
         min_fraction=_min_fraction(train, base),
+        schedule=train.schedule,
     )
 
 
@@ -93,6 +105,57 @@ def check_recipe(train: TrainSection, spec: ModelSpec, *, on_features: bool = Fa
             where="train.cutmix",
             hint=instead,
         )
+    asked = asked_of_experts(train)
+    if asked and not has_experts(spec):
+        raise no_experts_error(asked[0], spec)
+    if asked and (train.freeze_encoder or on_features):
+        raise ConfigError(
+            f"frozen experts do not learn, so {asked[0]} can do nothing",
+            where=asked[0],
+            hint="leave it out, or set train.freeze_encoder: false",
+        )
+    if train.gradient_conflict == "pcgrad":
+        _check_conflict(train)
+
+
+def has_experts(spec: ModelSpec) -> bool:
+    """Whether a model is made of experts: it then has an option `experts`."""
+    return "experts" in spec.config.get("options", {})
+
+
+def no_experts_error(key: str, spec: ModelSpec) -> ConfigError:
+    """What a key of the recipe ends in that only experts can obey."""
+    return ConfigError(
+        f"{spec.name} has no experts, which {key} is about",
+        where=key,
+        hint="leave it out, or set it for the entries that fuse experts",
+    )
+
+
+def asked_of_experts(train: TrainSection) -> list[str]:
+    """Keys of the recipe that only experts can obey, where they are set."""
+    asked = {
+        "train.gradient_conflict": train.gradient_conflict != "none",
+        "train.freeze_experts_epochs": train.freeze_experts_epochs > 0,
+        "train.schedule": train.schedule == "restarts",
+    }
+    return [key for key, is_set in asked.items() if is_set]
+
+
+def _check_conflict(train: TrainSection) -> None:
+    """Two backward passes go through one graph, which compiled code does not keep and DDP does not
+    exchange."""
+    for key, is_set in (
+        (f"train.parallel: {train.parallel}", train.parallel != "none"),
+        ("train.compile: true", train.compile),
+    ):
+        if is_set:
+            raise ConfigError(
+                f"train.gradient_conflict: pcgrad does not go with {key}",
+                where="train.gradient_conflict",
+                hint="train this entry on one device and uncompiled (train.parallel: none, "
+                "train.compile: false), or set train.gradient_conflict: none",
+            )
 
 
 def check_batch(train: TrainSection, *, devices: int, class_counts: Sequence[int] | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,14 @@ import torch
 from torch import nn
 
 from regatta.config.schema import TrainSection
-from regatta.core.files import write_text
+from regatta.core.files import PARTIAL_SUFFIX, write_text
 from regatta.models.spec import ModelSpec, count_flops, count_parameters
 from regatta.records.metrics_stream import append_metrics, read_metrics, rewind_metrics
+from regatta.records.run_folder import RunFolder
 from regatta.training.distributed import Ranks
 from regatta.training.recipe import Rates
-from regatta.training.state import SCORE_KEYS, TrainerState
-from regatta.training.step import StepParts
+from regatta.training.state import HEAD_LOSSES, SCORE_KEYS, TrainerState
+from regatta.training.step import StepOutcome, StepParts
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,37 @@ class MetricsLog:
             write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
 
+def clear_partials(folder: RunFolder) -> None:
+    """Remove the records that an attempt was killed in the middle of writing."""
+    for written in (folder.training_results, folder.metrics, folder.model / "*"):
+        for leftover in written.parent.glob(f".{written.name}.*{PARTIAL_SUFFIX}"):
+            leftover.unlink()
+
+
 def devices_of_run(train: TrainSection, ranks: Ranks) -> int:
     """How many devices the run kept busy: one per process, or all GPUs that one process drives."""
     return torch.cuda.device_count() if train.parallel == "dp" else ranks.world
+
+
+def head_columns(
+    parts: StepParts, outcome: StepOutcome, state: TrainerState, *, resting: bool
+) -> dict[str, Any]:
+    """Columns of a training record that only a model with several heads has; none for others.
+
+    Losses are means over the samples of the epoch so far, so the last record of an epoch has them
+    of all of it. Rates and norms are those of the step; 0 and None where experts do not learn.
+    """
+    if parts.system is None:
+        return {}
+    groups, rates = parts.optimizer.param_groups, {}
+    for column, number in parts.system.rate_groups.items():
+        rests = resting and column == "experts_lr"
+        rates[column] = 0.0 if number is None or rests else groups[number]["lr"]
+    norms: dict[str, float | None] = {}
+    for column, norm in (outcome.component_norms or {}).items():
+        rests = resting and column == "grad_norm_experts"
+        norms[column] = None if rests or not math.isfinite(norm) else norm
+    return {**dict.fromkeys(HEAD_LOSSES), **state.head_losses(), **rates, **norms}
 
 
 def results_record(
@@ -75,6 +105,8 @@ def results_record(
         "selected_by": train.select_by,
         "best_score": best.get(SCORE_KEYS[train.select_by]),
         "temperature": best.get("temperature"),
+        # Of the best epoch: name of each head but the first -> loss, accuracy.
+        **({"heads": best["heads"]} if "heads" in best else {}),
         # Judging fills it in.
         "test_acc": None,
         "stopped_early": state.stopped_early,

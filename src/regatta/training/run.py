@@ -18,7 +18,7 @@ from torch import nn
 
 from regatta.config.schema import TrainSection
 from regatta.core.errors import DataError, StopRequested
-from regatta.core.files import PARTIAL_SUFFIX, plain, write_json
+from regatta.core.files import plain, write_json
 from regatta.core.seeds import derive_seed
 from regatta.core.signals import StopFlag
 from regatta.models.parameters import set_training_mode
@@ -27,17 +27,18 @@ from regatta.models.weights import save_model
 from regatta.records.run_folder import RunFolder
 from regatta.training import checkpoint, guards, sharded
 from regatta.training.batches import Batch, BatchSource, open_batches
+from regatta.training.components import rest_experts
 from regatta.training.distributed import copy_first_buffers
 from regatta.training.ema import WeightAverage
-from regatta.training.energy import EnergyMeter
+from regatta.training.energy import EnergyMeter, whole_energy
 from regatta.training.optimizers import optimizer_record, restore_optimizer, set_learning_rates
 from regatta.training.progress import Progress
 from regatta.training.recipe import Rates
-from regatta.training.records import MetricsLog, results_record
+from regatta.training.records import MetricsLog, clear_partials, head_columns, results_record
 from regatta.training.state import TrainerState
 from regatta.training.step import StepOutcome, StepParts, take_step
 from regatta.training.temperature import fit_temperature
-from regatta.training.validation import ValidationScore, validate
+from regatta.training.validation import ValidationScore, names_of_heads, validate
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,8 @@ class TrainingRun:
         if state.position >= total:
             return
         set_training_mode(self.module, self.spec, frozen=self.frozen)
+        if self._resting():
+            rest_experts(self.module)
         self._tell("train")
         self._tick()
         source = open_batches(self.train_loader, state.epoch, start=state.position)
@@ -141,6 +144,7 @@ class TrainingRun:
                 preparation=self.parts.preparation,
                 ranks=ranks,
                 keep_going=self._keep_validating,
+                head_names=names_of_heads(self.whole),
             )
             if score is not None:
                 self._close_epoch(score)
@@ -177,9 +181,7 @@ class TrainingRun:
     def _open_checkpoints(self) -> Path | None:
         """Clear what a killed attempt left, and choose the checkpoint to continue from."""
         root = self.folder.checkpoints
-        for written in (self.folder.training_results, self.folder.metrics, self.folder.model / "*"):
-            for leftover in written.parent.glob(f".{written.name}.*{PARTIAL_SUFFIX}"):
-                leftover.unlink()
+        clear_partials(self.folder)
         slot = checkpoint.pick_slot(root, identity=self._identity)
         moments = (2 if self.train.optimizer == "adamw" else 1) + (self.average is not None)
         checkpoint.ensure_free_space(root, self.module, moments_each=moments)
@@ -197,6 +199,7 @@ class TrainingRun:
             micro_batches=micro_batches,
             stop_asked=lambda: self.stop.requested,
             seed=derive_seed(self.seed, "step", state.step, self.parts.ranks.rank),
+            resting=self._resting(),
         )
         state.step += 1
         state.position += micro_batches
@@ -210,6 +213,7 @@ class TrainingRun:
                 weight=outcome.weight,
                 correct=outcome.correct,
                 count=outcome.samples,
+                head_sums=outcome.head_sums,
             )
         if outcome.verdict == "applied" and self.average is not None:
             self.average.update(state.step - 1)
@@ -217,27 +221,26 @@ class TrainingRun:
         return outcome
 
     def _set_learning_rate(self) -> None:
-        factor = self.rates.factor(self.state.step)
-        set_learning_rates(self.parts.optimizer, self.parts.base_rates, factor=factor)
-        self.state.lr = self.rates.base_lr * factor
+        step, parts = self.state.step, self.parts
+        factors = [self.rates.factor(step, of_experts=own) for own in parts.group_is_experts]
+        set_learning_rates(parts.optimizer, parts.base_rates, factors=factors)
+        self.state.lr = self.rates.base_lr * self.rates.factor(step)
+
+    def _resting(self) -> Sequence[nn.Parameter]:
+        """Experts that do not learn yet."""
+        system, epochs = self.parts.system, self.train.freeze_experts_epochs
+        return () if system is None or self.state.epoch >= epochs else system.experts
 
     def _skip_or_end(self, outcome: StepOutcome, kept: dict[str, torch.Tensor]) -> None:
         """Leave the step out where the policy allows one more, else end the run."""
-        state = self.state
-        shares = self.parts.ranks.gather(outcome.sample_ids)
-        event = {
-            "step": state.step,
-            "epoch": state.epoch + 1,
-            "loss": guards.number_as_text(outcome.loss),
-            "gradient_norm": guards.number_as_text(outcome.gradient_norm),
-            "sample_ids": [name for share in shares for name in share],
-        }
-        if self.train.nonfinite == "stop" or len(state.skipped) >= self.train.nonfinite_limit:
-            path = self.folder.path / "nonfinite.json"
-            self.parts.ranks.on_first(lambda: write_json(path, {**event, "skipped": state.skipped}))
-            raise guards.nonfinite_error(event, skipped=len(state.skipped), path=path)
-        logger.warning("step %d is left out, it is not finite: %s", state.step, event)
-        state.skipped.append(event)
+        guards.skip_or_end(
+            outcome,
+            self.state,
+            self.train,
+            ranks=self.parts.ranks,
+            module=self.module,
+            folder=self.folder.path,
+        )
         guards.put_buffers_back(self.module, kept)
 
     def _log_step(self, outcome: StepOutcome, *, seconds: float) -> None:
@@ -254,6 +257,7 @@ class TrainingRun:
             accuracy=outcome.accuracy if finite else None,
             samples_per_second=outcome.samples / seconds,
             seconds=seconds,
+            **head_columns(self.parts, outcome, state, resting=bool(self._resting())),
         )
 
     def _close_epoch(self, score: ValidationScore) -> None:
@@ -269,11 +273,13 @@ class TrainingRun:
         )
         if ranks.is_first:
             logger.info("epoch %d of %d: %s", state.epoch, self.train.epochs, record)
+        heads = {"heads": score.heads} if score.heads else {}
         if state.is_better(record, by=by):
             # Of a model that is cut over the ranks only all of them together have the weights.
             weights = checkpoint.plain_weights(self.module)
             shares = ranks.gather((score.logits_NK, score.labels_N))
-            state.best = {**record, **ranks.on_first(lambda: self._write_best(weights, shares))}
+            written = ranks.on_first(lambda: self._write_best(weights, shares))
+            state.best = {**record, **heads, **written}
         state.count_gain(record, by=by, least_points=self.train.early_stopping_min_delta)
         self._append_metrics(
             split="validation",
@@ -284,6 +290,7 @@ class TrainingRun:
             macro_f1=score.macro_f1,
             samples_per_second=score.samples / seconds,
             seconds=seconds,
+            **heads,
         )
 
     def _append_metrics(self, **values: Any) -> None:
@@ -380,11 +387,8 @@ class TrainingRun:
         return seconds
 
     def _count_energy(self) -> None:
-        """Add what every rank's counters counted; one that measured nothing leaves the sum out."""
         shares = self.parts.ranks.gather(self.meter.take())
-        known = [joules for joules in shares if joules is not None]
-        whole = sum(known) if len(known) == len(shares) else None
-        self.state.count_energy(whole, self.meter.source)
+        self.state.count_energy(whole_energy(shares), self.meter.source)
 
     def _named_out_of_memory(self) -> AbstractContextManager[None]:
         return guards.named_out_of_memory(

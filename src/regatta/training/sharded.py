@@ -18,6 +18,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from regatta.core.errors import ConfigError
+from regatta.models.contracts import Backbone
 
 
 def shard_over_ranks(module: nn.Module, device: torch.device) -> nn.Module:
@@ -42,7 +43,11 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
     """The repeated blocks of a network: members of its outermost lists, where they have weights."""
     found: list[nn.Module] = []
     for child in module.children():
-        if isinstance(child, nn.ModuleList) and len(child) > 1:
+        if isinstance(child, nn.ModuleList) and any(isinstance(part, Backbone) for part in child):
+            # A fusion asks its experts for features and not by a call, which alone puts a block
+            # together; their own blocks are called.
+            found += _blocks(child)
+        elif isinstance(child, nn.ModuleList) and len(child) > 1:
             found += [block for block in child if any(True for _ in block.parameters())]
         else:
             found += _blocks(child)

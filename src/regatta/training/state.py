@@ -22,6 +22,8 @@ HISTORY_KEYS = (
     "epoch_times",
 )
 """Columns of the history: one value per epoch; fractions, the last rate, seconds."""
+HEAD_LOSSES = ("loss_global", "loss_individual")
+"""Parts of the training loss of a model with several heads; the second before it is weighted."""
 ROUNDING_POINTS = 1e-9
 """A gain of exactly the least difference is none, however its subtraction is rounded."""
 
@@ -43,6 +45,8 @@ class TrainerState:
     loss_samples: int = 0
     correct: float = 0.0
     """Of those samples, in training mode."""
+    head_sums: dict[str, float] = field(default_factory=dict)
+    """Parts of `loss_sum`, of a model with several heads: column -> sum."""
     lr: float = 0.0
     """Of the last step."""
     epoch_seconds: float = 0.0
@@ -76,12 +80,27 @@ class TrainerState:
         else:
             self.energy_joules, self.energy_source = self.energy_joules + joules, source
 
-    def count_samples(self, *, loss_sum: float, weight: float, correct: float, count: int) -> None:
+    def count_samples(
+        self,
+        *,
+        loss_sum: float,
+        weight: float,
+        correct: float,
+        count: int,
+        head_sums: tuple[float, float] | None = None,
+    ) -> None:
         """Add a step to the current epoch's training loss and accuracy."""
+        for column, value in zip(HEAD_LOSSES, head_sums or (), strict=False):
+            self.head_sums[column] = self.head_sums.get(column, 0.0) + value
         self.loss_sum += loss_sum
         self.loss_weight += weight
         self.correct += correct
         self.loss_samples += count
+
+    def head_losses(self) -> dict[str, float]:
+        """Both parts of the epoch's training loss so far, means over its samples; none where the
+        model has one head."""
+        return {column: value / self.loss_weight for column, value in self.head_sums.items()}
 
     def close_epoch(self, **scores: float) -> dict[str, Any]:
         """Append the epoch to the history, begin the next one, and return the record.
@@ -99,14 +118,18 @@ class TrainerState:
             **scores,
             "learning_rates": self.lr,
             "epoch_times": self.epoch_seconds,
+            **self.head_losses(),
         }
         self.history.append(record)
-        self.position, self.loss_samples = 0, 0
+        self.position, self.loss_samples, self.head_sums = 0, 0, {}
         self.loss_sum = self.loss_weight = self.correct = self.epoch_seconds = 0.0
         return record
 
     def history_columns(self) -> dict[str, list[Any]]:
-        return {key: [record[key] for record in self.history] for key in HISTORY_KEYS}
+        """The columns of `HISTORY_KEYS`, and of a model with several heads `HEAD_LOSSES`."""
+        of_heads = [key for key in HEAD_LOSSES if any(key in record for record in self.history)]
+        columns = (*HISTORY_KEYS, *of_heads)
+        return {key: [record.get(key) for record in self.history] for key in columns}
 
     def is_better(self, record: dict[str, Any], *, by: str) -> bool:
         """A higher validation score than the best so far; if equal, a lower validation loss.

@@ -1,13 +1,13 @@
 """One optimizer step: mix, accumulate, agree over ranks, unscale, weigh and clip, step.
 
-Shapes: B samples, K classes, logits_BK; inputs are as `batches.Batch` says.
+Inputs are as `batches.Batch` says, scores as `loss.TrainingLoss.of` takes them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 from regatta.core.errors import DataError
 from regatta.data.transforms import normalise
 from regatta.training.batches import Batch
+from regatta.training.components import Component, SystemParts
 from regatta.training.distributed import Ranks
+from regatta.training.gradient_conflict import ConflictRule
 from regatta.training.loss import BatchLoss, TrainingLoss
 from regatta.training.mix import Mixing, StepMixer
 from regatta.training.precision import Precision
@@ -70,6 +72,13 @@ class StepParts:
     """Samples of a full step on one rank: batch size x accumulate."""
     keeps_gradients: bool = False
     """Gradients are set to zero in their memory, and not given back; see `own_gradients`."""
+    clipped: tuple[Component, ...] = ()
+    """All parameters, where some are clipped apart; empty = `clip_norm` is for all as one."""
+    system: SystemParts | None = None
+    """Of a model with several heads."""
+    conflict: ConflictRule | None = None
+    group_is_experts: tuple[bool, ...] = ()
+    """Of each parameter group, whether it is of experts, whose rates may restart."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,10 @@ class StepOutcome:
     """Of this rank."""
     stop_asked: bool
     """At least one rank was asked to stop."""
+    head_sums: tuple[float, float] | None = None
+    """Of several heads: the sums of both parts of the loss, see `loss.BatchLoss`."""
+    component_norms: dict[str, float] | None = None
+    """Of several heads: norms before clipping, under the names of their columns."""
 
     @property
     def loss(self) -> float:
@@ -106,6 +119,7 @@ def take_step(
     micro_batches: int,
     stop_asked: Callable[[], bool],
     seed: int,
+    resting: Sequence[nn.Parameter] = (),
 ) -> StepOutcome:
     """Consume `micro_batches` and take one optimizer step with the mean gradient of their samples.
 
@@ -119,29 +133,33 @@ def take_step(
         stop_asked: asked as late as possible, once the gradients are there.
         seed: for dropout and mixing; another one for every step, so that a resume needs no
             generator state.
+        resting: parameters that get no update in this step, nor weight decay.
     """
     _seed_generators(seed, parts.preparation.device)
     parts.optimizer.zero_grad(set_to_none=not parts.keeps_gradients)
     mixer = parts.mixing.begin_step(seed) if parts.mixing else None
-    local, sample_ids = _accumulate_gradients(parts, batches, micro_batches, mixer)
-    parts.scaler.unscale_(parts.optimizer)
-    gradients = [p.grad for p in parts.parameters if p.grad is not None]
-    norm = whole_tensor(nn.utils.get_total_norm(gradients))
-    # One transfer for all four: each would wait for the device.
-    *local_sums, scaled_norm = torch.stack([*local, norm.double()]).tolist()
-    loss_sum, weight, correct, samples, stops = parts.ranks.sum(
-        [*local_sums, len(sample_ids), stop_asked()]
-    )
-    if samples == 0:
-        raise DataError("the loader gave an optimizer step without a sample")
-    # Gradients are of (sum / full); the factor makes them those of the mean.
-    factor = parts.full_samples * parts.ranks.world / weight
-    true_norm = scaled_norm * factor
-    verdict = _judge(loss_sum, true_norm, parts.scaler)
-    if verdict == "applied":
-        _scale(gradients, factor * _clip_factor(true_norm, parts.clip_norm))
-        parts.scaler.step(parts.optimizer)
-    parts.scaler.update()
+    conflict = None if resting else parts.conflict
+    local, sample_ids = _accumulate_gradients(parts, batches, micro_batches, mixer, conflict)
+    with _gradients_aside(resting, put_back=parts.keeps_gradients):
+        parts.scaler.unscale_(parts.optimizer)
+        gradients = _gradients(parts.parameters)
+        norms = _norms(parts, gradients)
+        # One transfer for all: each would wait for the device.
+        found = torch.cat([local, norms.double()]).tolist()
+        local_sums, scaled_norms = found[: len(local)], found[len(local) :]
+        loss_sum, weight, correct, *head_sums, samples, stops = parts.ranks.sum(
+            [*local_sums, len(sample_ids), stop_asked()]
+        )
+        if samples == 0:
+            raise DataError("the loader gave an optimizer step without a sample")
+        # Gradients are of (sum / full); the factor makes them those of the mean.
+        factor = parts.full_samples * parts.ranks.world / weight
+        true_norm, *true_norms = (norm * factor for norm in scaled_norms)
+        verdict = _judge(loss_sum, true_norm, parts.scaler)
+        if verdict == "applied":
+            _weigh_and_clip(parts, gradients, factor, true_norm, true_norms)
+            parts.scaler.step(parts.optimizer)
+        parts.scaler.update()
     return StepOutcome(
         verdict,
         loss_sum=loss_sum,
@@ -151,6 +169,8 @@ def take_step(
         gradient_norm=true_norm,
         sample_ids=tuple(sample_ids),
         stop_asked=stops > 0,
+        head_sums=(head_sums[0], head_sums[1]) if head_sums else None,
+        component_norms=_named_norms(parts, true_norms[len(parts.clipped) :]),
     )
 
 
@@ -179,13 +199,30 @@ def _seed_generators(seed: int, device: torch.device) -> None:
         torch.cuda.manual_seed(seed)
 
 
+@contextmanager
+def _gradients_aside(resting: Sequence[nn.Parameter], *, put_back: bool) -> Iterator[None]:
+    """The parameters have no gradient in the block, so that an optimizer passes them over."""
+    kept = [parameter.grad for parameter in resting]
+    for parameter in resting:
+        parameter.grad = None
+    yield
+    if put_back:
+        for parameter, gradient in zip(resting, kept, strict=True):
+            parameter.grad = gradient
+
+
 def _accumulate_gradients(
-    parts: StepParts, batches: Iterator[Batch], micro_batches: int, mixer: StepMixer | None
+    parts: StepParts,
+    batches: Iterator[Batch],
+    micro_batches: int,
+    mixer: StepMixer | None,
+    conflict: ConflictRule | None,
 ) -> tuple[torch.Tensor, list[str]]:
-    """Gradients of (sum of losses / full_samples); this rank's sums of loss, weight and correct
-    samples, float64 [3]; its sample ids."""
-    sums = torch.zeros(3, dtype=torch.float64, device=parts.preparation.device)
+    """Gradients of (sum of losses / full_samples); this rank's `BatchLoss.sums`, float64; its
+    sample ids."""
+    sums = torch.zeros((), dtype=torch.float64, device=parts.preparation.device)
     sample_ids: list[str] = []
+    tasks = None if conflict is None else conflict.begin_step()
     for number in range(1, micro_batches + 1):
         batch = next(batches, None)
         if batch is None:
@@ -195,9 +232,14 @@ def _accumulate_gradients(
         # Exchanging gradients only at the last micro-batch sends them once per step.
         with parts.hold_gradients() if number < micro_batches else nullcontext():
             result = _forward_loss(parts, batch, mixer)
-            parts.scaler.scale(result.loss / parts.full_samples).backward()
-        sums += torch.stack([result.loss.detach(), result.weight, result.correct])
+            if tasks is None:
+                parts.scaler.scale(result.loss / parts.full_samples).backward()
+            else:
+                tasks.backward(result, parts.scaler, samples=parts.full_samples)
+        sums = sums + result.sums().double()
         sample_ids += batch.sample_ids
+    if tasks is not None:
+        tasks.join()
     return sums, sample_ids
 
 
@@ -215,11 +257,52 @@ def _forward_loss(parts: StepParts, batch: Batch, mixer: StepMixer | None) -> Ba
     if parts.keeps_gradients and inputs.is_cuda:
         torch.compiler.cudagraph_mark_step_begin()
     with prepare.precision.autocast():
-        logits_BK = parts.module(inputs)
-    if empty:
-        nothing = logits_BK.float().sum() * 0.0
-        return BatchLoss(nothing, nothing.detach(), nothing.detach())
-    return parts.loss.of(logits_BK, labels)
+        logits = parts.module(inputs)
+    return BatchLoss.nothing(logits) if empty else parts.loss.of(logits, labels)
+
+
+def _gradients(parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def _watched(parts: StepParts) -> tuple[Component, ...]:
+    return parts.system.watched if parts.system else ()
+
+
+def _norms(parts: StepParts, gradients: list[torch.Tensor]) -> torch.Tensor:
+    """Norms of all gradients, of each component that is clipped, of each that is watched: [1 + n]
+    on the device."""
+    components = (*parts.clipped, *_watched(parts))
+    of_each = [gradients, *(_gradients(component.parameters) for component in components)]
+    device = parts.preparation.device
+    norms = [whole_tensor(nn.utils.get_total_norm(held)) for held in of_each]
+    return torch.stack([norm.to(device) for norm in norms])
+
+
+def _named_norms(parts: StepParts, norms: Sequence[float]) -> dict[str, float] | None:
+    if parts.system is None:
+        return None
+    names = [component.name for component in parts.system.watched]
+    return dict(zip(names, norms, strict=True))
+
+
+def _weigh_and_clip(
+    parts: StepParts,
+    gradients: list[torch.Tensor],
+    factor: float,
+    norm: float,
+    norms: Sequence[float],
+) -> None:
+    """Scale by `factor`, and each component to its limit.
+
+    Args:
+        norm, norms: after the factor; of all gradients, and of `parts.clipped` first.
+    """
+    if not parts.clipped:
+        _scale(gradients, factor * _clip_factor(norm, parts.clip_norm))
+    for component, own_norm in zip(parts.clipped, norms, strict=False):
+        own = _gradients(component.parameters)
+        _scale(own, factor * _clip_factor(own_norm, component.limit))
 
 
 def _clip_factor(norm: float, limit: float | None) -> float:
@@ -227,7 +310,7 @@ def _clip_factor(norm: float, limit: float | None) -> float:
 
 
 def _scale(gradients: list[torch.Tensor], factor: float) -> None:
-    if factor != 1.0:
+    if gradients and factor != 1.0:
         torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
 
 

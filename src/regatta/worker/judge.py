@@ -3,17 +3,18 @@ change of each window of signals, serves them all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from regatta import __version__
 from regatta.config.expand import judging_settings, protocol_id
-from regatta.config.schema import Study
+from regatta.config.schema import ProtocolSection, Study
 from regatta.core.errors import DataError, RecordError, StopRequested
 from regatta.core.files import read_json, write_json
 from regatta.core.registry import ORACLES
@@ -21,6 +22,7 @@ from regatta.core.signals import StopFlag
 from regatta.data.manifest import Manifest, Sample
 from regatta.data.windows import WindowStore
 from regatta.evaluation.grid import EntryInput, choose_samples
+from regatta.evaluation.image_protocols import resolve_image_protocol
 from regatta.evaluation.judge import judge_parts
 from regatta.evaluation.judge_windows import judge_windows
 from regatta.evaluation.judged_parts import JudgeCost
@@ -38,8 +40,9 @@ from regatta.records.fingerprint import SETTINGS
 from regatta.records.predictions import UNKNOWN_FOLDER, file_hash, read_run_predictions
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.worker.film import record_film
+from regatta.worker.image_judging import ImageBench, judge_image_runs, open_elsewhere
 from regatta.worker.motion import measure_motion
-from regatta.worker.run_data import load_fold_data
+from regatta.worker.run_data import RunData, load_fold_data
 from regatta.worker.status_writer import StatusWriter
 
 _DECODER_PACKAGE = {"pyav": "av", "torchcodec": "torchcodec"}
@@ -82,6 +85,9 @@ def judge(
     study = folder.study()
     data = load_fold_data(folder, run_ids)
     manifest, store = data.manifest, data.store
+    if data.images is not None:
+        _judge_pictures(folder, run_ids, study, data, device, shard, stop, status)
+        return
     bench = _bench(study, manifest, store)
     with torch.inference_mode():
         entries = [_entry(folder.run(run_id), bench, device) for run_id in run_ids]
@@ -98,6 +104,16 @@ def judge(
         _record_film(folder, bench, [e for e in entries if e.run_id not in cost.failed], poll=poll)
     judged = [entry for entry in entries if entry.run_id not in cost.failed]
     whole = [_complete(entry, bench, folder.run(entry.run_id)) for entry in judged]
+    _end(folder, run_ids, cost, whole, status)
+
+
+def _end(
+    folder: StudyFolder,
+    run_ids: list[str],
+    cost: JudgeCost,
+    whole: Iterable[bool],
+    status: StatusWriter,
+) -> None:
     if cost.failed:
         raise next(iter(cost.failed.values()))
     if all(whole):
@@ -105,6 +121,45 @@ def judge(
     else:
         # Another shard is still at work and will say so when it ends.
         status.end(state="queued", phase="judge")
+
+
+def _judge_pictures(
+    folder: StudyFolder,
+    run_ids: list[str],
+    study: Study,
+    data: RunData,
+    device: torch.device,
+    shard: tuple[int, int],
+    stop: StopFlag,
+    status: StatusWriter,
+) -> None:
+    assert data.images is not None
+    samples = _judged_samples(study.protocol, data.manifest)
+    protocol = resolve_image_protocol(study.protocol)
+    bench = ImageBench(
+        study,
+        protocol,
+        data.manifest,
+        data.images,
+        samples,
+        _fingerprint(study, data.manifest, samples),
+        open_elsewhere(protocol, data.images, len(samples)),
+    )
+    runs = [folder.run(run_id) for run_id in run_ids]
+    with torch.inference_mode():
+        whole, cost = judge_image_runs(
+            runs,
+            bench,
+            device=device,
+            shard=shard,
+            autocast=torch.bfloat16 if _has_bf16(device) else None,
+            stop=stop,
+            status=status,
+        )
+    for run in runs:
+        if whole.get(run.run_id) and _is_plain_test(study):
+            _note_test_accuracy(run, run.predictions(bench.fingerprint["protocol"]))
+    _end(folder, run_ids, cost, whole.values(), status)
 
 
 def _judge_clips(
@@ -198,20 +253,8 @@ def _record_film(
 
 def _bench(study: Study, manifest: Manifest, store: WindowStore | None) -> Bench:
     section = study.protocol
-    samples = sorted(manifest.split(section.split), key=lambda sample: sample.sample_id)
-    if not samples:
-        raise DataError(
-            f"the {section.split} split has no sample",
-            hint="give the data set a test split, or judge with protocol.split: validation",
-        )
-    samples = choose_samples(samples, section.sample_size, section.sample_seed)
-    fingerprint: dict[str, Any] = {
-        "manifest": manifest.hash(),
-        "protocol": protocol_id(section),
-        SETTINGS: judging_settings(section),
-        "sample_ids": len(samples),
-        "code": __version__,
-    }
+    samples = _judged_samples(section, manifest)
+    fingerprint = _fingerprint(study, manifest, samples)
     if store is not None:
         protocol = resolve_window_protocol(section)
     else:
@@ -221,6 +264,26 @@ def _bench(study: Study, manifest: Manifest, store: WindowStore | None) -> Bench
         fingerprint["decoder"] = f"{decoder} {version(_DECODER_PACKAGE[decoder])}"
         fingerprint["resize"] = section.resize
     return Bench(study, protocol, manifest, store, samples, fingerprint)
+
+
+def _judged_samples(section: ProtocolSection, manifest: Manifest) -> list[Sample]:
+    samples = sorted(manifest.split(section.split), key=lambda sample: sample.sample_id)
+    if not samples:
+        raise DataError(
+            f"the {section.split} split has no sample",
+            hint="give the data set a test split, or judge with protocol.split: validation",
+        )
+    return choose_samples(samples, section.sample_size, section.sample_seed)
+
+
+def _fingerprint(study: Study, manifest: Manifest, samples: Sequence[Sample]) -> dict[str, Any]:
+    return {
+        "manifest": manifest.hash(),
+        "protocol": protocol_id(study.protocol),
+        SETTINGS: judging_settings(study.protocol),
+        "sample_ids": len(samples),
+        "code": __version__,
+    }
 
 
 def _entry(run: RunFolder, bench: Bench, device: torch.device) -> JudgedEntry:
@@ -256,7 +319,7 @@ def _complete(entry: JudgedEntry, bench: Bench, run: RunFolder) -> bool:
         return False
     whole = finalize(entry.folder, samples=bench.samples, conditions=bench.protocol.conditions)
     if whole and _is_plain_test(bench.study):
-        _note_test_accuracy(entry, run)
+        _note_test_accuracy(run, entry.folder)
     return whole
 
 
@@ -266,11 +329,11 @@ def _is_plain_test(study: Study) -> bool:
     return section.name == "plain" and section.split == "test" and section.sample_size is None
 
 
-def _note_test_accuracy(entry: JudgedEntry, run: RunFolder) -> None:
+def _note_test_accuracy(run: RunFolder, judged: Path) -> None:
     """Fill in `test_acc` of training_results.json; harmless to repeat."""
     if not run.is_trained():
         return
-    found = read_run_predictions(entry.folder, run_id=run.run_id, entry="", seed=0)
+    found = read_run_predictions(judged, run_id=run.run_id, entry="", seed=0)
     accuracy, results = float(found.correct()[0].mean()), read_json(run.training_results)
     if results.get("test_acc") != accuracy:
         write_json(run.training_results, {**results, "test_acc": accuracy})

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
+from regatta.config.expand import data_settings
 from regatta.config.schema import Study
 from regatta.core.errors import DataError
 from regatta.core.files import write_json
 from regatta.core.registry import SOURCES
 from regatta.core.signals import StopFlag
+from regatta.data.image_store import build_images
 from regatta.data.manifest import Dropped, Manifest
+from regatta.data.partition import write_partition
 from regatta.data.scan import build_manifest
 from regatta.data.windows import build_windows
 from regatta.evaluation.protocols import check_protocol
@@ -20,6 +23,7 @@ from regatta.worker.status_writer import StatusWriter
 from regatta.worker.study_checks import (
     check_begun_runs,
     check_entries,
+    check_image_entries,
     check_splits,
 )
 from regatta.worker.window_inputs import check_inputs
@@ -30,13 +34,21 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
     study = folder.study()
     needed_frames = check_entries(study)
     check_protocol(study)
-    if SOURCES.listed[study.data.source].kind == "signal":
+    kind, images = SOURCES.listed[study.data.source].kind, None
+    if kind == "signal":
         status.update({"phase": "scan"})
         manifest, store = build_windows(study.data)
         check_entries(study, window=store.window)
         check_inputs(study, store)
         check_window_protocol(study.protocol, store)
         short = dict.fromkeys(needed_frames, 0)
+    elif kind == "image":
+        status.update({"phase": "scan"})
+        manifest, images = build_images(study.data, study.partition)
+        store, short = None, dict.fromkeys(needed_frames, 0)
+        check_image_entries(study, images)
+        if study.partition is not None:
+            write_partition(folder.splits, manifest, images.parts, study.partition)
     else:
         manifest, store = _scan_videos(folder, study, stop, status), None
         manifest, short = _settle_short_clips(study, manifest, needed_frames)
@@ -44,6 +56,8 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
     check_begun_runs(folder, manifest)
     if store is not None:
         store.save(folder.windows)
+    if images is not None:
+        images.save(folder.images)
     manifest.save(folder.manifest)
     write_json(folder.data_json, _data_facts(study, manifest, short))
     status.end(state="done", phase="")
@@ -90,7 +104,7 @@ def _settle_short_clips(
 
 def _data_facts(study: Study, manifest: Manifest, short: dict[str, int]) -> dict[str, Any]:
     return {
-        "settings": study.data.model_dump(mode="json"),
+        "settings": data_settings(study),
         "source": study.data.source,
         "manifest_hash": manifest.hash(),
         "classes": manifest.classes,

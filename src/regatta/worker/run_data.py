@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from regatta.config.expand import RunSpec
 from regatta.core.errors import RecordError
+from regatta.data.image_store import ImageStore
 from regatta.data.manifest import Manifest
 from regatta.data.windows import WindowStore
 from regatta.records.run_folder import RunFolder, StudyFolder
@@ -18,11 +19,12 @@ class RunData:
 
     manifest: Manifest
     store: WindowStore | None
-    """None for videos."""
+    """None for videos and images."""
+    images: ImageStore | None = None
 
     @property
     def window(self) -> tuple[int, int] | None:
-        """(channels, samples) of a window; None for videos."""
+        """(channels, samples) of a window; None for videos and images."""
         return self.store.window if self.store else None
 
 
@@ -43,7 +45,8 @@ def load_run_data(folder: StudyFolder, run_spec: RunSpec) -> RunData:
     """
     manifest = Manifest.load(folder.manifest).of_fold(run_spec.fold)
     store = WindowStore.load(folder.windows) if folder.windows.is_file() else None
-    return RunData(manifest, store)
+    images = ImageStore.load(folder.images) if folder.images.is_file() else None
+    return RunData(manifest, store, images)
 
 
 def load_fold_data(folder: StudyFolder, run_ids: Sequence[str]) -> RunData:

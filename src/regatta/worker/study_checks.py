@@ -7,11 +7,13 @@ from regatta.config.picture_recipe import has_encoder
 from regatta.config.schema import Study
 from regatta.core.errors import DataError
 from regatta.core.files import read_json
+from regatta.data.image_store import ImageStore
 from regatta.data.manifest import Manifest
 from regatta.models.hub import HUB_ID, checkpoint_folder
 from regatta.models.spec import check_default_checkpoint, make_spec, starts_at_random
 from regatta.records.run_folder import StudyFolder
 from regatta.training.recipe import check_recipe
+from regatta.worker.image_parts import check_image_size, check_part
 
 
 def check_entries(study: Study, *, window: tuple[int, int] | None = None) -> dict[str, int]:
@@ -41,6 +43,15 @@ def check_entries(study: Study, *, window: tuple[int, int] | None = None) -> dic
         check_recipe(train, spec, on_features=on_features)
         frames[entry.name] = spec.frames
     return frames
+
+
+def check_image_entries(study: Study, images: ImageStore) -> None:
+    """ConfigError when an entry takes images of another size, or a part that is not there."""
+    for entry in study.trained_entries:
+        where = f"entries.{entry.name}"
+        spec = make_spec(entry.model, entry.size, entry.options, where=where)
+        check_image_size(spec, images, where=where)
+        check_part(images, entry)
 
 
 def check_begun_runs(folder: StudyFolder, manifest: Manifest) -> None:

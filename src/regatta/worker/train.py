@@ -27,6 +27,7 @@ from regatta.worker.run_data import RunData, find_runs, load_run_data
 from regatta.worker.sharing import clip_recipes, open_sharing
 from regatta.worker.status_writer import StatusWriter
 from regatta.worker.trackers import open_trackers
+from regatta.worker.train_images import train_on_images
 from regatta.worker.train_windows import WindowRun, train_on_windows
 
 
@@ -71,6 +72,17 @@ def _train(
         data,
         manifest=with_label_share(data.manifest, run_spec, run, seed=seed, writes=writes),
     )
+    if data.images is not None:
+        return train_on_images(
+            folder,
+            run_spec,
+            run,
+            data,
+            ranks=ranks,
+            stop=stop,
+            report=status.update,
+            observe=observe,
+        )
     manifest = data.manifest
     model_spec = resolve_model(entry, len(manifest.classes), seed=run_spec.seed, window=data.window)
     module = model_spec.build(len(manifest.classes))

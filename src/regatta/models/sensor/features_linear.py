@@ -5,88 +5,15 @@ Shapes: B windows, N training windows, F features, K classes.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
 
 from regatta.core.registry import MODELS
-from regatta.models.sensor.window_features import FeatureScale, count_features, window_features
+from regatta.models.logistic import LogisticRegressor
+from regatta.models.sensor.window_features import count_features, window_features
 from regatta.models.spec import ModelSpec, Size, describe_config, signal_spec
-
-PENALTIES_C = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""scikit-learn's C, the inverse of the L2 penalty."""
-MOST_STEPS = 5000
-
-
-class LinearScores(nn.Module):
-    """features @ weight.T + bias in float64; not trained by steps, so no gradients."""
-
-    def __init__(self, features: int, num_classes: int) -> None:
-        super().__init__()
-        weight, bias = torch.zeros(num_classes, features), torch.zeros(num_classes)
-        self.weight_KF = nn.Parameter(weight.double(), requires_grad=False)
-        self.bias_K = nn.Parameter(bias.double(), requires_grad=False)
-
-    def forward(self, features_BF: torch.Tensor) -> torch.Tensor:
-        return features_BF @ self.weight_KF.T + self.bias_K
-
-
-class FeaturesLinear(nn.Module):
-    """Features, standardised with the mean and sd of training, and a multinomial logistic
-    regression with an L2 penalty that validation chooses."""
-
-    def __init__(
-        self, describe: Callable[[torch.Tensor], torch.Tensor], *, features: int, num_classes: int
-    ) -> None:
-        super().__init__()
-        self.describe = describe
-        self.scale = FeatureScale(features)
-        self.head = LinearScores(features, num_classes)
-
-    def decide(self, features_BF: torch.Tensor) -> torch.Tensor:
-        return self.head(self.scale(features_BF)).float()
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return self.decide(self.describe(inputs))
-
-    def candidates(self) -> list[dict[str, float]]:
-        return [{"C": penalty} for penalty in PENALTIES_C]
-
-    def fit(
-        self,
-        features_NF: torch.Tensor,
-        labels_N: torch.Tensor,
-        *,
-        setting: dict[str, float],
-        balanced: bool,
-        seed: int,
-    ) -> dict[str, Any]:
-        """Solve with L-BFGS; two classes get halves of scikit-learn's one row, of either sign."""
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-
-        self.scale.fit(features_NF)
-        solver = LogisticRegression(
-            C=setting["C"],
-            max_iter=MOST_STEPS,
-            class_weight="balanced" if balanced else None,
-            random_state=seed % 2**32,
-        )
-        with warnings.catch_warnings():
-            # The facts say whether it converged.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            solver.fit(self.scale(features_NF).numpy(), labels_N.numpy())
-        weight, bias = torch.from_numpy(solver.coef_), torch.from_numpy(solver.intercept_)
-        if len(weight) == 1:
-            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-        self.head.weight_KF.copy_(weight)
-        self.head.bias_K.copy_(bias)
-        steps = int(solver.n_iter_.max())
-        return {"solver_steps": steps, "converged": steps < MOST_STEPS}
 
 
 @MODELS.register("features-linear")
@@ -95,7 +22,7 @@ def features_linear(*, size: Size = "base", channels: int = 9, length: int = 128
     features = count_features(channels, length)
 
     def build(num_classes: int) -> nn.Module:
-        return FeaturesLinear(window_features, features=features, num_classes=num_classes)
+        return LogisticRegressor(window_features, features=features, num_classes=num_classes)
 
     return signal_spec(
         "features-linear",
@@ -113,7 +40,7 @@ def features561_linear(
     """Logistic regression on the hand-made columns that the data set itself brings."""
 
     def build(num_classes: int) -> nn.Module:
-        return FeaturesLinear(torch.Tensor.double, features=features, num_classes=num_classes)
+        return LogisticRegressor(torch.Tensor.double, features=features, num_classes=num_classes)
 
     spec = signal_spec(
         "features561-linear",

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from regatta.core.registry import MODELS
-from regatta.models.sensor.window_features import FeatureScale, count_features, window_features
+from regatta.models.logistic import FeatureScale
+from regatta.models.sensor.window_features import count_features, window_features
 from regatta.models.spec import ModelSpec, Size, describe_config, signal_spec
 
 PENALTIES_C = (1.0, 3.0, 10.0, 30.0)

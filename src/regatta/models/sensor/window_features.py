@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
 
 PEAKS = 3
 """Spectral bins of most power whose power and frequency are features."""
@@ -76,23 +75,3 @@ def _correlations(centred_BCL: torch.Tensor) -> torch.Tensor:
     channels = centred_BCL.shape[1]
     first, second = torch.triu_indices(channels, channels, offset=1, device=centred_BCL.device)
     return (units[:, first] * units[:, second]).sum(dim=2)
-
-
-class FeatureScale(nn.Module):
-    """(feature - mean) / sd over the training windows, kept as float64 buffers."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.mean_F: torch.Tensor
-        self.sd_F: torch.Tensor
-        self.register_buffer("mean_F", torch.zeros(features, dtype=torch.double))
-        self.register_buffer("sd_F", torch.ones(features, dtype=torch.double))
-
-    def fit(self, features_NF: torch.Tensor) -> None:
-        """Measure the training windows; a feature that never changes keeps sd 1."""
-        sd, mean = torch.std_mean(features_NF, dim=0, correction=0)
-        self.mean_F.copy_(mean)
-        self.sd_F.copy_(torch.where(sd > 0, sd, torch.ones_like(sd)))
-
-    def forward(self, features_BF: torch.Tensor) -> torch.Tensor:
-        return (features_BF - self.mean_F) / self.sd_F

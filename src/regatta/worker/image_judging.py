@@ -1,0 +1,146 @@
+"""Judge runs on images: a few models in memory at a time, all on the same changed images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from regatta.config.schema import ProtocolSection, Study
+from regatta.core.signals import StopFlag
+from regatta.data.image_store import ImageStore
+from regatta.data.manifest import Manifest, Sample
+from regatta.data.sources.image_folder import image_folder
+from regatta.evaluation.image_protocols import UNCHANGED, ImageProtocol
+from regatta.evaluation.judge_images import (
+    complete_images,
+    judge_elsewhere,
+    judge_images,
+    ood_entry,
+)
+from regatta.evaluation.judged_parts import JudgeCost
+from regatta.evaluation.ood_sets import OodSet, ood_path, open_ood_sets
+from regatta.evaluation.predict import JudgedEntry
+from regatta.models.weights import load_model
+from regatta.records.predictions import file_hash
+from regatta.records.run_folder import RunFolder
+from regatta.worker.image_parts import AnswersAll
+from regatta.worker.status_writer import StatusWriter
+
+TOGETHER = 8
+"""Models that are in memory at once: a study of fusions has dozens."""
+LEAST_PART = 500
+"""Images of a prediction file, at least: they are small, and a file per head is written."""
+
+
+@dataclass(frozen=True)
+class ImageBench:
+    """What all runs of one judging share."""
+
+    study: Study
+    protocol: ImageProtocol
+    manifest: Manifest
+    images: ImageStore
+    samples: list[Sample]
+    fingerprint: dict[str, Any]
+    elsewhere: list[OodSet]
+
+    @property
+    def part_samples(self) -> int:
+        return image_part_samples(self.study.protocol)
+
+
+def image_part_samples(section: ProtocolSection) -> int:
+    """Images of one prediction file."""
+    return max(section.part_samples, LEAST_PART)
+
+
+def open_elsewhere(protocol: ImageProtocol, images: ImageStore, count: int) -> list[OodSet]:
+    """The sets of images from elsewhere that are there; absent ones are said and left out.
+
+    Raises:
+        ConfigError: one holds images of another size.
+    """
+    shape = tuple(images.images.shape[1:])
+    named = {item: ood_path(item) for item in protocol.ood}
+    found = {
+        item: torch.from_numpy(image_folder(Path(path), image_size=shape[-1]).images)
+        for item, path in named.items()
+        if path and Path(path).exists()
+    }
+    sets, absent = open_ood_sets(
+        protocol.ood,
+        found,
+        count=count,
+        shape=shape,
+    )
+    for item in absent:
+        print(f"not measured, it is not there: {item}", flush=True)
+    return sets
+
+
+def judge_image_runs(
+    runs: Sequence[RunFolder],
+    bench: ImageBench,
+    *,
+    device: torch.device,
+    shard: tuple[int, int],
+    autocast: torch.dtype | None,
+    stop: StopFlag,
+    status: StatusWriter,
+) -> tuple[dict[str, bool], JudgeCost]:
+    """Write the missing parts of this shard, some runs after others.
+
+    Returns:
+        Run id -> whether all its predictions are whole; the runs that failed are in the cost.
+    """
+    section, whole, total = bench.study.protocol, dict[str, bool](), JudgeCost()
+    settings: dict[str, Any] = {
+        "batch_size": section.batch_size,
+        "part_samples": bench.part_samples,
+        "device": device,
+        "shard": shard,
+        "autocast": autocast,
+        "stop": stop,
+        "report": status.update,
+    }
+    for start in range(0, len(runs), TOGETHER):
+        entries = [image_entry(run, bench, device) for run in runs[start : start + TOGETHER]]
+        cost = judge_images(entries, bench.samples, bench.images.select, bench.protocol, **settings)
+        total.failed |= cost.failed
+        alive = [entry for entry in entries if entry.run_id not in total.failed]
+        total.failed |= judge_elsewhere(alive, bench.elsewhere, **settings).failed
+        for entry in alive:
+            if entry.run_id not in total.failed:
+                whole[entry.run_id] = _complete(entry, bench)
+    return whole, total
+
+
+def image_entry(run: RunFolder, bench: ImageBench, device: torch.device) -> JudgedEntry:
+    """A trained run as judging takes it; one that knows some classes answers over all."""
+    module, spec, classes = load_model(run.model)
+    if classes != bench.manifest.classes:
+        module = AnswersAll(module, classes, bench.manifest.classes)
+    return JudgedEntry(
+        run.run_id,
+        module.to(device).eval(),
+        spec,
+        run.predictions(bench.fingerprint["protocol"]),
+        {**bench.fingerprint, "weights": file_hash(run.model / "model.safetensors")},
+    )
+
+
+def _complete(entry: JudgedEntry, bench: ImageBench) -> bool:
+    """Mark the predictions as whole; those on the data's own images come last."""
+    common: dict[str, Any] = {
+        "part_samples": bench.part_samples,
+        "classes": bench.manifest.classes,
+    }
+    beside = [
+        complete_images(ood_entry(entry, ood), ood.samples, UNCHANGED, **common)
+        for ood in bench.elsewhere
+    ]
+    return all(beside) and complete_images(entry, bench.samples, bench.protocol, **common)
