@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from safetensors.numpy import load_file
 
 from regatta.config.expand import protocol_id
 from regatta.config.load import study_from_mapping
 from regatta.core.errors import ConfigError, DataError, RegattaError
 from regatta.core.files import read_json
-from regatta.records.predictions import file_hash
-from regatta.records.run_folder import StudyFolder, open_study
+from regatta.records.predictions import read_run_predictions
+from regatta.records.run_folder import StudyFolder
 from regatta.records.status import read_status
 from tests.fusion_here import fusion_mapping, open_prepared, run_of, train_named, write_pictures
 from tests.test_bad_input import assert_told, regatta
@@ -57,9 +58,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_experts_are_trained_before_what_joins_them(finished: Path):
     folder = StudyFolder(finished / "runs" / "small")
-    done = {
-        spec.entry.name: run.training_results.stat().st_mtime_ns for spec, run in folder.runs()
-    }
+    done = {spec.entry.name: run.training_results.stat().st_mtime_ns for spec, run in folder.runs()}
     began = run_of(folder, "resnet-multiplicative").weights.stat().st_mtime_ns
     assert max(done[name] for name in EXPERTS) < began
     assert {read_status(run.status).state for _, run in folder.runs()} == {"done"}
@@ -95,8 +94,6 @@ def test_a_study_leaves_the_files_that_it_promises(finished: Path):
 
 @pytest.mark.slow
 def test_the_clean_accuracy_in_the_table_is_that_of_the_scores(finished: Path):
-    from regatta.records.predictions import read_run_predictions
-
     folder = StudyFolder(finished / "runs" / "small")
     run = run_of(folder, "resnet-multiplicative")
     found = read_run_predictions(
@@ -125,8 +122,8 @@ def test_a_finished_study_starts_nothing_when_it_is_run_again(finished: Path):
     assert list((finished / "tree/results/csv_logs").rglob("*.csv"))
 
 
-LONG = {"epochs": 40, "batch_size": 8, "warmup_epochs": 0, "checkpoint_every_steps": 1}
-"""120 steps, so that a kill between two of them is certain to come before the last."""
+LONG = {"epochs": 20, "batch_size": 8, "warmup_epochs": 0, "checkpoint_every_steps": 1}
+"""60 steps, so that a kill between two of them is certain to come before the last."""
 
 
 def wait_until(ready: Callable[[], Any], child: subprocess.Popen[bytes]) -> Any:
@@ -162,7 +159,7 @@ def test_a_fusion_killed_with_its_supervisor_ends_as_if_undisturbed(tmp_path: Pa
     def worker() -> int | None:
         process = read_status(run.status).process
         begun = any(run.checkpoints.glob("slot-*/manifest.json"))
-        return process.pid if begun and process else None
+        return process["pid"] if begun and process else None
 
     try:
         pid = wait_until(worker, child)
@@ -174,13 +171,9 @@ def test_a_fusion_killed_with_its_supervisor_ends_as_if_undisturbed(tmp_path: Pa
     assert not run.is_trained()
     assert_told(regatta("train", "s.yaml", cwd=tmp_path), 0)
     other = run_of(StudyFolder(tmp_path / "undisturbed" / "small"), "resnet-multiplicative")
-    weights = "model.safetensors"
-    from safetensors.numpy import load_file
-
-    ended, undisturbed = load_file(run.model / weights), load_file(other.model / weights)
+    ended, undisturbed = (load_file(r.model / "model.safetensors") for r in (run, other))
     assert all((ended[key] == undisturbed[key]).all() for key in undisturbed)
-    assert file_hash(run.model / weights)
-    assert read_json(run.training_results)["steps"] == 120
+    assert read_json(run.training_results)["steps"] == 60
 
 
 @pytest.mark.slow
@@ -253,14 +246,6 @@ def refusal(runs: Path, content: dict[str, Any]) -> str:
     [
         ({"partition": {"unique": 0.0, "shared": 0.02}}, ["expert-0", "no image of", "class"]),
         ({"fusion": {"options": {}}}, ["takes images of 32 x 32 pixels, the data has 16 x 16"]),
-        (
-            {"fusion": {"fusion_train": {"augment_options": {"policie": "jitter"}}}},
-            ["policie", "policy"],
-        ),
-        (
-            {"partition": {"kind": "noniid"}, "fusion": {"classes": 6}},
-            ["classes"],
-        ),
     ],
 )
 def test_what_cannot_be_trained_is_told_while_reading_the_data(
@@ -313,7 +298,10 @@ def test_grey_and_transparent_pictures_are_taken_and_counted(pictures: Path, tmp
     root = shutil.copytree(pictures, tmp_path / "p")
     for number, mode in enumerate(("L", "L", "RGBA")):
         path = root / "train" / "east" / f"{number:03}.png"
-        Image.open(path).convert(mode).save(path)
+        shown = Image.open(path).convert(mode)
+        if mode == "RGBA":
+            shown.putalpha(100)
+        shown.save(path)
     folder = open_prepared(tmp_path / "runs", fusion_mapping(root))
     notes = " ".join(read_json(folder.data_json)["notes"])
     assert "2 image(s) are" in notes
@@ -368,13 +356,5 @@ def test_a_damaged_binary_release_names_its_file(
 
 def test_a_missing_data_folder_is_told_before_anything_starts(tmp_path: Path):
     write_study(tmp_path)
-    assert_told(regatta("run", "s.yaml", cwd=tmp_path), 2, "does not exist", "data.root")
+    assert_told(regatta("check", "s.yaml", cwd=tmp_path), 2, "does not exist", "data.root")
     assert not (tmp_path / "runs").exists()
-
-
-def test_use_only_ends_the_command_with_the_absent_expert(pictures: Path, tmp_path: Path):
-    content = fusion_mapping(pictures, fusion={"use_only": True})
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump(content))
-    folder = open_study(tmp_path / "runs", study_from_mapping(content))
-    expert = run_of(folder, EXPERTS[0]).run_id
-    assert_told(regatta("train", "s.yaml", cwd=tmp_path), 2, expert, "use_only")

@@ -1,457 +1,293 @@
-"""Promises of the sources of images: right pixels, right labels, nothing dropped unseen."""
+"""Promises of the sources of images: what the files hold is what a study gets, or a refusal."""
 
 from __future__ import annotations
 
 import io
 import zipfile
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from regatta.core.errors import ConfigError, DataError
-from regatta.data.image_scan import ScannedImages
+from regatta.config.schema import DataSection
+from regatta.core.errors import DataError, DecodeError
+from regatta.data.image_decode import decode_image
+from regatta.data.image_scan import scan_images
+from regatta.data.sources.cifar10 import cifar10
+from regatta.data.sources.cifar100 import cifar100
+from regatta.data.sources.image_folder import image_folder
+from regatta.data.sources.shapes import draw_shapes, shapes
 from tests.data.image_files import (
-    encoded,
-    picture,
-    scanned,
+    COARSE,
+    FINE,
+    TEN,
     write_cifar10,
     write_cifar100,
-    write_classes,
-    write_file,
-    write_zip,
+    write_python_cifar100,
+    write_tree,
+    zip_of,
 )
 
 
-def pixels(found: ScannedImages, sample_id: str) -> np.ndarray:
-    """uint8 [H, W, 3]."""
-    ids = [sample.sample_id for sample in found.manifest.samples]
-    return found.images[ids.index(sample_id)].transpose(1, 2, 0)
+@pytest.mark.parametrize("below", ["", "cifar-100-binary"])
+def test_cifar100_records_are_read_byte_for_byte(tmp_path: Path, below: str) -> None:
+    written = write_cifar100(tmp_path / below, {"train": 8, "test": 4})
+    fine, coarse = cifar100(tmp_path), cifar100(tmp_path, labels="coarse")
+    np.testing.assert_array_equal(fine.images, np.concatenate(list(written.values())))
+    assert [row.label_name for row in fine.rows[:5]] == [*FINE, FINE[0]]
+    assert [row.label_name for row in coarse.rows[:3]] == [*COARSE, COARSE[0]]
+    assert [row.sample_id for row in fine.rows[7:9]] == ["train/00007", "test/00000"]
+    assert fine.normalisation == ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+    assert "8 and 4 training and test images" in fine.notes[0]
 
 
-def labels(found: ScannedImages) -> dict[str, str]:
-    return {sample.sample_id: sample.label_name for sample in found.manifest.samples}
+def test_cifar100_without_names_counts_its_hundred_classes(tmp_path: Path) -> None:
+    write_cifar100(tmp_path, {"train": 8, "test": 4})
+    (tmp_path / "fine_label_names.txt").unlink()
+    listing = cifar100(tmp_path)
+    assert len(listing.classes) == 100
+    assert listing.rows[3].label_name == "class-03"
 
 
-@pytest.mark.parametrize("inner", ["", "cifar-100-binary"])
-def test_cifar100_records_become_images_and_names(tmp_path: Path, inner: str) -> None:
-    written = write_cifar100(tmp_path / inner)
-    found = scanned(tmp_path, "cifar100")
-    assert found.manifest.classes == ["fine 0", "fine 1", "fine 2", "fine 3"]
-    for part, images in written.items():
-        for number, image in enumerate(images):
-            assert np.array_equal(pixels(found, f"{part}/{number:05d}"), image)
-            assert labels(found)[f"{part}/{number:05d}"] == f"fine {number % 4}"
-    assert found.statistics == ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
-    assert any("a part of cifar100: 20 and 8" in note for note in found.manifest.notes)
+def test_cifar10_batches_are_one_training_list(tmp_path: Path) -> None:
+    images = write_cifar10(tmp_path / "cifar-10-batches-bin", 6)
+    listing = cifar10(tmp_path)
+    np.testing.assert_array_equal(listing.images, images)
+    assert listing.classes == list(TEN)
+    assert [row.split for row in listing.rows].count("train") == 30
+    assert listing.rows[29].sample_id == "train/00029"
+    assert listing.rows[29].path.name == "data_batch_5.bin"
+    assert listing.rows[29].record == 5
 
 
-def test_cifar100_coarse_labels_are_the_first_byte(tmp_path: Path) -> None:
-    write_cifar100(tmp_path)
-    found = scanned(tmp_path, "cifar100", options={"labels": "coarse"})
-    assert found.manifest.classes == ["even", "odd"]
-    assert labels(found)["train/00003"] == "odd"
+def test_cut_archive_names_file_record_and_expected_size(tmp_path: Path) -> None:
+    write_cifar100(tmp_path, {"train": 8, "test": 4})
+    path = tmp_path / "train.bin"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=f"record 7: it has {8 * 3074 - 100} .* {8 * 3074}") as hit:
+        cifar100(tmp_path)
+    assert str(hit.value.where) == str(path)
 
 
-@pytest.mark.parametrize("inner", ["", "cifar-10-batches-bin"])
-def test_cifar10_batches_follow_each_other(tmp_path: Path, inner: str) -> None:
-    written = write_cifar10(tmp_path / inner)
-    found = scanned(tmp_path, "cifar10")
-    assert found.manifest.classes == [f"name{n}" for n in range(10)]
-    for part, images in written.items():
-        for number, image in enumerate(images):
-            assert np.array_equal(pixels(found, f"{part}/{number:05d}"), image)
-            assert labels(found)[f"{part}/{number:05d}"] == f"name{number % 10}"
+def test_label_outside_the_list_names_its_record(tmp_path: Path) -> None:
+    write_cifar100(tmp_path, {"train": 8, "test": 4})
+    content = bytearray((tmp_path / "test.bin").read_bytes())
+    content[2 * 3074 + 1] = 99
+    (tmp_path / "test.bin").write_bytes(content)
+    with pytest.raises(DataError, match="label 99 in record 2 is outside the list of 4 names"):
+        cifar100(tmp_path)
 
 
-def test_without_files_of_names_the_classes_are_numbered(tmp_path: Path) -> None:
-    write_cifar10(tmp_path)
-    (tmp_path / "batches.meta.txt").unlink()
-    assert scanned(tmp_path, "cifar10").manifest.classes[3] == "class-3"
+def test_python_release_is_never_opened_and_says_what_to_do(tmp_path: Path) -> None:
+    write_python_cifar100(tmp_path / "cifar-100-python", {})
+    with pytest.raises(DataError, match="pickle") as caught:
+        cifar100(tmp_path)
+    assert "regatta data import cifar" in str(caught.value.hint)
 
 
-def _cut(folder: Path) -> None:
-    path = folder / "train.bin"
-    path.write_bytes(path.read_bytes()[: 3 * 3074 + 100])
+def test_tree_zip_and_wrapped_zip_give_the_same_images(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    write_tree(tree, {"train": 3, "val": 2, "test": 2}, size=40)
+    listings = [
+        image_folder(root)
+        for root in (
+            tree,
+            zip_of(tree, tmp_path / "a.zip"),
+            zip_of(tree, tmp_path / "b.zip", "pictures/"),
+        )
+    ]
+    ids = [row.sample_id for row in listings[0].rows]
+    assert ids[0] == "test/cat/000.png"
+    assert {row.split for row in listings[0].rows} == {"train", "validation", "test"}
+    assert listings[0].notes == ["14 image(s) are of another size, resized"]
+    for other in listings[1:]:
+        assert [row.sample_id for row in other.rows] == ids
+        np.testing.assert_array_equal(other.images, listings[0].images)
+    with Image.open(tree / "train/cat/000.png") as picture:
+        expected = np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(
+        listings[0].images[ids.index("train/cat/000.png")], expected.transpose(2, 0, 1)
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "b.zip", "tree"]
 
 
-def _wrong_label(folder: Path) -> None:
-    path = folder / "test.bin"
-    content = bytearray(path.read_bytes())
-    content[5 * 3074 + 1] = 77
-    path.write_bytes(bytes(content))
+def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
 
 
-def _python_release(folder: Path) -> None:
-    (folder / "train.bin").unlink()
-    (folder / "meta").write_bytes(b"")
+def flat(mode: str, colour: object) -> Image.Image:
+    return Image.new(mode, (16, 16), colour)  # type: ignore[arg-type]
+
+
+def deep(level: int) -> Image.Image:
+    return Image.fromarray(np.full((16, 16), level, dtype=np.uint16))
+
+
+def palette() -> Image.Image:
+    return flat("RGB", (10, 200, 30)).convert("P", palette=Image.Palette.ADAPTIVE)
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("content", "rgb", "remark"),
     [
-        (_cut, ["train.bin", "inside record 3", "fetch the binary release again"]),
-        (lambda f: (f / "train.bin").write_bytes(b""), ["train.bin", "record 0", "0 bytes"]),
-        (_wrong_label, ["test.bin", "label 77 in record 5", "list of 4 names"]),
-        (lambda f: (f / "test.bin").unlink(), ["test.bin", "cannot be read", "fetch"]),
-        (lambda f: (f / "train.bin").unlink(), ["train.bin is not in it", "cifar-100-binary"]),
-        (_python_release, ["python release", "regatta data import cifar --root"]),
-        (
-            lambda f: (f / "fine_label_names.txt").write_text("a\nb\na\nc\n"),
-            ["fine_label_names.txt", "listed twice: a"],
-        ),
+        (encoded(flat("L", 77)), (77, 77, 77), "grey"),
+        (encoded(flat("1", 1)), (255, 255, 255), "grey"),
+        (encoded(palette()), (10, 200, 30), "palette"),
+        # Half transparent black on white: 255 * (1 - 102/255) = 153.
+        (encoded(flat("RGBA", (0, 0, 0, 102))), (153, 153, 153), "white"),
+        (encoded(flat("LA", (0, 102))), (153, 153, 153), "white"),
+        (encoded(deep(40_000)), (156, 156, 156), "16 bits"),
+        (encoded(flat("CMYK", (0, 0, 0, 0)), "TIFF"), (255, 255, 255), "CMYK"),
     ],
 )
-def test_a_damaged_release_is_named_with_file_and_record(
-    tmp_path: Path, damage: Callable[[Path], object], told: list[str]
+def test_every_kind_of_picture_becomes_rgb(
+    content: bytes, rgb: tuple[int, ...], remark: str
 ) -> None:
-    write_cifar100(tmp_path)
-    damage(tmp_path)
-    with pytest.raises(DataError) as raised:
-        scanned(tmp_path, "cifar100")
-    for text in told:
-        assert text in str(raised.value)
+    image, remarks = decode_image(content, 16)
+    assert image.shape == (3, 16, 16)
+    np.testing.assert_array_equal(image, np.broadcast_to(np.array(rgb)[:, None, None], image.shape))
+    assert any(remark in said for said in remarks)
 
 
-def test_excluded_test_images_are_left_out_and_listed(tmp_path: Path) -> None:
-    write_cifar100(tmp_path / "data")
-    path = tmp_path / "near-copies.txt"
-    path.write_text("# near copies\ntest/00001\n\ntest/00006\n")
-    found = scanned(tmp_path / "data", "cifar100", options={"exclude_ids": str(path)})
-    assert len(found.manifest.split("test")) == 6
-    assert [item.path for item in found.manifest.dropped] == ["test/00001", "test/00006"]
-    assert "2 test image(s) are left out by exclude_ids" in found.manifest.notes
-    path.write_text("train/00001\n")
-    with pytest.raises(DataError, match="1 of 1 ids are of no test image: train/00001"):
-        scanned(tmp_path / "data", "cifar100", options={"exclude_ids": str(path)})
-    path.write_text("".join(f"test/{n:05d}\n" for n in range(8)))
-    with pytest.raises(DataError, match="all 8 test images are excluded"):
-        scanned(tmp_path / "data", "cifar100", options={"exclude_ids": str(path)})
-
-
-def test_split_folders_by_any_of_their_names(tmp_path: Path) -> None:
-    write_classes(tmp_path, {f"{s}/{c}": 3 for s in ("Training", "val", "TEST") for c in "ab"})
-    found = scanned(tmp_path, options={"image_size": 8})
-    assert [len(found.manifest.split(s)) for s in ("train", "validation", "test")] == [6, 6, 6]
-    assert np.array_equal(pixels(found, "Training/a/000.png"), picture(0, size=8))
-    assert found.manifest.classes == ["a", "b"]
-
-
-def test_a_zip_reads_as_its_folder_does_and_is_not_touched(tmp_path: Path) -> None:
-    write_classes(tmp_path / "tree", {"train/a": 4, "train/b": 4, "test/a": 2, "test/b": 2})
-    files = sorted((tmp_path / "tree").rglob("*.png"))
-    for number, top in enumerate(("", "wrapped/", "./")):
-        members = {
-            top + path.relative_to(tmp_path / "tree").as_posix(): path.read_bytes()
-            for path in files
-        }
-        path = write_zip(tmp_path / f"{number}.zip", members, zipfile.ZIP_DEFLATED)
-        before = path.read_bytes()
-        packed, plain = (scanned(r, options={"image_size": 8}) for r in (path, tmp_path / "tree"))
-        assert packed.manifest.hash() == plain.manifest.hash()
-        assert np.array_equal(packed.images, plain.images)
-        assert path.read_bytes() == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["0.zip", "1.zip", "2.zip", "tree"]
-
-
-def _turned() -> bytes:
+def test_picture_is_turned_as_its_exif_says() -> None:
+    levels = np.zeros((16, 16, 3), dtype=np.uint8)
+    levels[:, :8] = 255
     exif = Image.Exif()
     exif[0x0112] = 6
-    return encoded(Image.fromarray(picture(1)), exif=exif)
+    image, remarks = decode_image(encoded(Image.fromarray(levels), exif=exif.tobytes()), 16)
+    # 6 = to be turned clockwise: the left half comes to stand on top.
+    assert image[:, :8].min() == 255
+    assert image[:, 8:].max() == 0
+    assert any("EXIF" in said for said in remarks)
 
 
-def _as_grey(values: np.ndarray) -> np.ndarray:
-    return np.repeat(values[:, :, None], 3, axis=2)
+def test_bomb_and_foreign_formats_are_refused() -> None:
+    with pytest.raises(DecodeError, match="pixels"):
+        decode_image(encoded(Image.new("1", (12_000, 12_000))), 32)
+    with pytest.raises(DecodeError, match="known kind"):
+        decode_image(encoded(flat("RGB", 0), "EPS"), 32)
 
 
-def _forms() -> dict[str, tuple[bytes, np.ndarray, str]]:
-    """name -> (file, what it shows, what the notes say)."""
-    base = picture(1)
-    grey = base[:, :, 0]
-    alpha = np.random.default_rng(5).integers(0, 256, grey.shape).astype(np.uint8)
-    alpha[:4], alpha[4:8] = 0, 255
-    share = alpha[:, :, None] / 255
-    palette = Image.fromarray(base).quantize(16)
-    ink = Image.fromarray(picture(2)).convert("CMYK")
-    ink_file = encoded(ink, "TIFF")
-    deep = (base[:, :, 1].astype(np.uint16) * 257).astype(np.uint16)
-    first, second = (Image.fromarray(picture(n)).quantize(256) for n in (1, 2))
-    animated = io.BytesIO()
-    first.save(animated, "GIF", save_all=True, append_images=[second])
-    return {
-        "rgb.png": (encoded(base), base, ""),
-        "rgb.bmp": (encoded(base, "BMP"), base, ""),
-        "grey.png": (encoded(grey), _as_grey(grey), "grey"),
-        "palette.png": (encoded(palette), np.asarray(palette.convert("RGB")), "palette"),
-        "alpha.png": (
-            encoded(np.dstack([base, alpha])),
-            np.rint(base * share + 255 * (1 - share)),
-            "laid on white",
-        ),
-        "ink.tif": (ink_file, np.asarray(Image.open(io.BytesIO(ink_file)).convert("RGB")), "CMYK"),
-        "deep.png": (encoded(Image.fromarray(deep)), _as_grey(base[:, :, 1]), "16 bits"),
-        "deep-colour.png": (_deep_png(base), base, "16 bits"),
-        "turned.png": (_turned(), np.rot90(base, -1), "EXIF"),
-        "animated.gif": (
-            animated.getvalue(),
-            np.asarray(first.convert("RGB")),
-            "first is taken",
-        ),
+def test_damaged_images_stop_the_study_or_are_listed(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 12, "test": 4})
+    broken = tmp_path / "train/cat/003.png"
+    broken.write_bytes(broken.read_bytes()[:500])
+    (tmp_path / "test/dog/000.png").write_text("no picture")
+    (tmp_path / "train/dog/notes.txt").write_text("about dogs")
+    with pytest.raises(DataError, match="2 of 32 images") as caught:
+        scan_images(DataSection(source="image-folder", root=str(tmp_path)))
+    assert "train/cat/003.png" in caught.value.what
+    assert "test/dog/000.png" in caught.value.what
+    data = DataSection(source="image-folder", root=str(tmp_path), damaged="drop")
+    manifest = scan_images(data).manifest
+    assert len(manifest.samples) == 30
+    listed = {item.path: item.is_damage for item in manifest.dropped}
+    assert listed == {
+        "train/cat/003.png": True,
+        "test/dog/000.png": True,
+        "train/dog/notes.txt": False,
     }
+    assert broken.exists()
 
 
-def _deep_png(base: np.ndarray) -> bytes:
-    """A PNG of three channels with 16 bits each, which Pillow cannot write."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        summed = zlib.crc32(kind + content).to_bytes(4, "big")
-        return len(content).to_bytes(4, "big") + kind + content + summed
-
-    deep = (base.astype(np.uint16) * 257).astype(">u2")
-    lines = b"".join(b"\0" + row.tobytes() for row in deep)
-    size = base.shape[1].to_bytes(4, "big") + base.shape[0].to_bytes(4, "big")
-    header = chunk(b"IHDR", size + bytes([16, 2, 0, 0, 0]))
-    return (
-        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
-    )
-
-
-def test_every_form_of_image_becomes_the_right_rgb_and_is_counted(tmp_path: Path) -> None:
-    forms = _forms()
-    for name, (content, _, _) in forms.items():
-        write_file(tmp_path / "train" / "a" / name, content)
-    write_classes(tmp_path, {"train/b": 4, "test/a": 1, "test/b": 1}, first=900, size=32)
-    found = scanned(tmp_path)
-    for name, (_, expected, note) in forms.items():
-        shown = pixels(found, f"train/a/{name}").astype(float)
-        # Laying on white rounds twice in Pillow.
-        assert np.abs(shown - expected).max() <= (1 if name == "alpha.png" else 0), name
-        assert any(note in text for text in found.manifest.notes), name
-    assert any(note.startswith("2 image(s) are with 16 bits") for note in found.manifest.notes)
-
-
-def test_another_size_is_resized_as_pillow_does(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"a": 6, "b": 6}, size=21)
-    found = scanned(tmp_path, options={"image_size": 16})
-    expected = Image.fromarray(picture(0, size=21)).resize((16, 16), Image.Resampling.BILINEAR)
-    assert np.array_equal(pixels(found, "a/000.png"), np.asarray(expected))
-    assert "12 image(s) are of another size, resized" in found.manifest.notes
-
-
-def test_damage_fails_or_is_dropped_by_name(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"a": 6, "b": 6}, size=32)
-    whole = encoded(picture(50), "JPEG")
-    write_file(tmp_path / "a" / "cut.jpg", whole[: len(whole) // 2])
-    write_file(tmp_path / "a" / "cut.png", encoded(picture(51))[:900])
-    write_file(tmp_path / "b" / "text.png", b"no image at all")
-    write_file(tmp_path / "b" / "empty.png", b"")
-    write_file(tmp_path / "b" / "notes.txt", b"words")
-    write_file(tmp_path / "readme.md", b"words")
-    (tmp_path / "b" / "nowhere.png").symlink_to(tmp_path / "absent.png")
-    with pytest.raises(DataError, match="5 of 17 images cannot be used") as raised:
-        scanned(tmp_path)
-    names = ["a/cut.jpg", "a/cut.png", "b/empty.png", "b/nowhere.png", "b/text.png"]
-    assert all(name in str(raised.value) for name in names)
-    assert "data.damaged: drop" in str(raised.value)
-    found = scanned(tmp_path, damaged="drop").manifest
-    assert len(found.samples) == 12
-    assert sorted(item.path for item in found.dropped if item.is_damage) == names
-    others = {item.path: item.reason for item in found.dropped if not item.is_damage}
-    assert others == {
-        "b/notes.txt": "not an image by its name",
-        "readme.md": "stands outside the class folders",
-    }
-    assert (tmp_path / "a" / "cut.jpg").read_bytes() == whole[: len(whole) // 2]
-
-
-def test_a_picture_of_too_many_pixels_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"a": 6, "b": 6})
-    header = encoded(Image.new("1", (8, 8)))
-    huge = bytearray(header)
-    huge[16:24] = (9000).to_bytes(4, "big") * 2
-    huge[29:33] = zlib.crc32(bytes(huge[12:29])).to_bytes(4, "big")
-    write_file(tmp_path / "a" / "bomb.png", bytes(huge))
-    with pytest.raises(DataError, match="9000 x 9000 pixels are too many"):
-        scanned(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("folders", "told"),
-    [
-        ({"train/a": 2, "train/b": 2, "test/a": 1}, "the classes differ between the splits"),
-        ({"train/a": 2, "train/b": 2, "other/a": 2}, "side by side: other"),
-        ({"a": 5, "b": 5, "c": 0}, "without an image: c"),
-        ({"train/a": 2, "train/b": 2, "train/c": 0, "test/a": 1}, "without an image: train/c"),
-        ({"a": 5}, "only one class: a"),
-        ({"a": 5, "b": 2}, "too few images to hold any out: b"),
-        ({"test/a": 2, "test/b": 2}, "none to train on"),
-        ({"": 3}, "no class folders with images"),
-    ],
-)
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_wrong_layout_is_refused(
-    tmp_path: Path, folders: dict[str, int], told: str, packed: bool
-) -> None:
-    root = tmp_path / "tree"
-    write_classes(root, folders)
-    for folder in folders:
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    if packed:
-        with zipfile.ZipFile(tmp_path / "tree.zip", "w") as archive:
-            for path in sorted(root.rglob("*")):
-                archive.write(path, path.relative_to(root).as_posix())
-        root = tmp_path / "tree.zip"
-    with pytest.raises(DataError, match=told):
-        scanned(root)
-
-
-def test_odd_names_stand_and_hidden_files_are_passed_over(tmp_path: Path) -> None:
-    names = ["with space, 'quote' & 100%.png", "é-ü.png", "line#1-2.png", "UPPER.PNG"]
-    for number, name in enumerate(names):
-        write_file(tmp_path / "cats & dogs" / name, encoded(picture(number, size=8)))
-    write_classes(tmp_path, {"b": 5}, first=100)
-    write_file(tmp_path / "b" / ".hidden.png", b"")
-    write_file(tmp_path / ".cache" / "x.png", b"")
-    found = scanned(tmp_path, options={"image_size": 8}).manifest
-    assert {s.sample_id for s in found.samples} >= {f"cats & dogs/{name}" for name in names}
-    assert len(found.samples) == 9
-    assert not found.dropped
-
-
-@pytest.mark.parametrize("name", ["/etc/x.png", "../out.png", "a/../../out.png", "..\\out.png"])
-def test_an_archive_whose_names_leave_it_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / "inner").mkdir()
-    path = write_zip(tmp_path / "inner" / "x.zip", {"a/1.png": encoded(picture(0)), name: b"x"})
-    with pytest.raises(DataError, match="a name leaves the archive"):
-        scanned(path)
-    assert [p.name for p in tmp_path.rglob("*.png")] == []
-
-
-def _members() -> dict[str, bytes]:
-    return {
-        f"{c}/{n}.png": encoded(picture(n + 50 * i)) for i, c in enumerate("ab") for n in range(5)
-    }
-
-
-def test_a_broken_archive_and_a_broken_member_are_named(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "x.zip", _members())
-    content = bytearray(path.read_bytes())
-    content[400] ^= 255
-    path.write_bytes(bytes(content))
-    with pytest.raises(DataError, match=r"1 of 10 images cannot be used:\n *a/0.png: .*CRC"):
-        scanned(path)
-    path.write_bytes(bytes(content[:500]))
-    with pytest.raises(DataError, match="no whole zip archive"):
-        scanned(path)
-
-
-def test_a_member_larger_than_it_declares_is_not_unpacked_whole(tmp_path: Path) -> None:
-    """200 MB of zeros, declared as 1,000 bytes: reading may not take their room."""
-    import tracemalloc
-
-    path = write_zip(tmp_path / "x.zip", _members() | {"a/z.png": bytes(200_000_000)}, 8)
-    content = path.read_bytes()
-    path.write_bytes(content.replace((200_000_000).to_bytes(4, "little"), b"\xe8\x03\0\0"))
-    tracemalloc.start()
-    try:
-        with pytest.raises(DataError, match=r"a/z.png: cannot be read from the archive"):
-            scanned(path)
-        assert tracemalloc.get_traced_memory()[1] < 50_000_000
-    finally:
-        tracemalloc.stop()
-
-
-def test_a_member_packed_in_a_way_that_cannot_be_bounded_is_damage(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "x.zip", _members())
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_BZIP2) as archive:
-        archive.writestr("a/z.png", encoded(picture(77)))
-    with pytest.raises(DataError, match=r"a/z.png: packed in another way"):
-        scanned(path)
-
-
-def test_without_a_test_folder_every_class_gives_a_fifth_twice(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"a": 10, "b": 25})
-    found, again, other = (
-        scanned(tmp_path, options={"image_size": 8}, split_seed=seed).manifest for seed in (1, 1, 2)
-    )
-    for split, counts in (("train", (6, 15)), ("validation", (2, 5)), ("test", (2, 5))):
-        names = [sample.label_name for sample in found.split(split)]
-        assert (names.count("a"), names.count("b")) == counts
-    assert found.hash() == again.hash() != other.hash()
-    assert any("20% for test and 20% for validation" in note for note in found.notes)
-
-
-def test_the_validation_folder_stays_validation(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"train/a": 10, "train/b": 10, "val/a": 3, "val/b": 3})
-    found = scanned(tmp_path, options={"image_size": 8}).manifest
-    assert {s.sample_id.split("/")[0] for s in found.split("validation")} == {"val"}
-    assert {s.sample_id.split("/")[0] for s in found.split("test")} == {"train"}
-    assert [len(found.split(s)) for s in ("train", "validation", "test")] == [16, 6, 4]
-
-
-def test_equal_pixels_in_train_and_test_are_noted(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"train/a": 9, "train/b": 9, "test/a": 2, "test/b": 2})
-    write_file(tmp_path / "test" / "b" / "copy.bmp", encoded(picture(0, size=8), "BMP"))
-    notes = scanned(tmp_path, options={"image_size": 8}).manifest.notes
-    torn = [note for note in notes if "stand in two splits as equal copies" in note]
-    assert torn == [
-        "1 image(s) stand in two splits as equal copies: test/b/copy.bmp, train/a/000.png"
-    ]
-    assert any("1 image(s) have two labels" in note for note in notes)
-
-
-def test_a_class_lost_to_damage_is_told(tmp_path: Path) -> None:
-    write_classes(tmp_path, {"train/a": 9, "train/b": 9, "test/a": 2})
-    write_file(tmp_path / "test" / "b" / "bad.png", b"no image")
-    notes = scanned(tmp_path, options={"image_size": 8}, damaged="drop").manifest.notes
-    assert "1 class(es) have no test image: b" in notes
-    for path in (tmp_path / "train" / "b").iterdir():
-        path.write_bytes(b"no image")
-    with pytest.raises(DataError, match="no train image: b"):
-        scanned(tmp_path, options={"image_size": 8}, damaged="drop")
-
-
-def test_mean_and_deviation_are_those_of_the_training_images(tmp_path: Path) -> None:
-    write_cifar100(tmp_path, each=600)
-    found = scanned(tmp_path, "cifar100", options={"normalisation": "data"})
-    rows = [n for n, s in enumerate(found.manifest.samples) if s.split == "train"]
-    values = found.images[rows] / 255
-    assert found.statistics[0] == pytest.approx(values.mean(axis=(0, 2, 3)), abs=1e-12)
-    assert found.statistics[1] == pytest.approx(values.std(axis=(0, 2, 3)), abs=1e-12)
-
-
-def test_training_images_are_limited_by_class(tmp_path: Path) -> None:
-    write_cifar100(tmp_path, each=20)
-    found = scanned(tmp_path, "cifar100", max_train_samples=40).manifest
-    training = found.split("train") + found.split("validation")
-    names = [sample.label_name for sample in training]
-    assert [names.count(f"fine {n}") for n in range(4)] == [10] * 4
-    assert len(found.split("test")) == 8
-    assert any("training uses 40 of 80" in note for note in found.notes)
-
-
-def test_options_of_a_wrong_kind_are_refused(tmp_path: Path) -> None:
-    write_cifar100(tmp_path)
-    for options in ({"labels": "middle"}, {"lables": "fine"}):
-        with pytest.raises(ConfigError, match="data.options|labels"):
-            scanned(tmp_path, "cifar100", options=options)
-    with pytest.raises(ConfigError, match="one split"):
-        scanned(tmp_path, "cifar100", split=2)
-
-
-def test_real_images_in_the_archive_read_as_pillow_reads_them(
-    shared_data: Path, tmp_path: Path
-) -> None:
-    path = shared_data / "cifar10-images.zip"
+def test_damaged_entry_of_an_archive_is_named(tmp_path: Path) -> None:
+    write_tree(tmp_path / "tree", {"train": 2, "test": 2})
+    path = zip_of(tmp_path / "tree", tmp_path / "a.zip")
     with zipfile.ZipFile(path) as archive:
-        names = [n for n in archive.namelist() if n.endswith(("/0000.jpg", "/0011.jpg"))]
-        members = {name: archive.read(name) for name in names}
-    found = scanned(write_zip(tmp_path / "some.zip", members))
-    assert len(found.manifest.classes) == 10
-    assert [len(found.manifest.split(s)) for s in ("train", "validation", "test")] == [10, 10, 20]
-    for name, content in members.items():
-        expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
-        assert np.array_equal(pixels(found, name.removeprefix("cifar10-images/")), expected)
+        info = archive.getinfo("train/dog/001.png")
+    content = bytearray(path.read_bytes())
+    middle = info.header_offset + 30 + len(info.filename) + info.compress_size // 2
+    content[middle : middle + 20] = bytes(20)
+    path.write_bytes(content)
+    damaged = [item.path for item in image_folder(path).dropped if item.is_damage]
+    assert damaged == ["train/dog/001.png"]
+
+
+def test_archive_with_a_name_that_leaves_it_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("../cat/1.png", b"")
+    with pytest.raises(DataError, match="leaves the archive"):
+        image_folder(tmp_path / "a.zip")
+
+
+def test_splits_of_different_classes_are_named(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"train": 2}, ("cat", "dog", "emu"))
+    write_tree(tmp_path, {"test": 2}, ("cat", "dog", "fox"))
+    with pytest.raises(DataError, match=r"test has 3 .* fox; train has 3 classes, among them emu"):
+        image_folder(tmp_path)
+
+
+@pytest.mark.parametrize("content", [None, "readme.txt"])
+def test_class_folder_without_an_image_is_named(tmp_path: Path, content: str | None) -> None:
+    write_tree(tmp_path, {"": 2})
+    (tmp_path / "emu").mkdir()
+    if content:
+        (tmp_path / "emu" / content).write_text("soon")
+    with pytest.raises(DataError, match="without an image: emu"):
+        image_folder(tmp_path)
+
+
+def test_folders_without_test_are_split_60_20_20_in_every_class(tmp_path: Path) -> None:
+    write_tree(tmp_path, {"": 20})
+    first, again, other = (
+        scan_images(DataSection(source="image-folder", root=str(tmp_path), split_seed=seed))
+        for seed in (1, 1, 2)
+    )
+    for name, count in (("train", 12), ("validation", 4), ("test", 4)):
+        labels = [sample.label for sample in first.manifest.split(name)]
+        assert labels.count(0) == labels.count(1) == count
+    assert first.manifest.hash() == again.manifest.hash() != other.manifest.hash()
+    assert any("no test split" in note for note in first.manifest.notes)
+
+
+def test_excluded_test_images_are_listed_and_training_ones_refused(tmp_path: Path) -> None:
+    write_cifar100(tmp_path, {"train": 40, "test": 8})
+    listed = tmp_path / "near-copies.txt"
+    listed.write_text("# near-copies\ntest/00001\ntest/00006\n")
+    data = DataSection(source="cifar100", root=str(tmp_path), options={"exclude_ids": str(listed)})
+    manifest = scan_images(data).manifest
+    assert len(manifest.split("test")) == 6
+    assert [item.path for item in manifest.dropped] == ["test/00001", "test/00006"]
+    listed.write_text("train/00001\n")
+    with pytest.raises(DataError, match="1 of 1 ids are of no test image: train/00001"):
+        scan_images(data)
+
+
+def test_shapes_do_not_depend_on_how_many_there_are(tmp_path: Path) -> None:
+    many = draw_shapes(3, "train", 600, classes=4, image_size=16, noise=0.1)
+    few = draw_shapes(3, "train", 300, classes=4, image_size=16, noise=0.1)
+    np.testing.assert_array_equal(many[:300], few)
+    assert not np.array_equal(
+        draw_shapes(4, "train", 300, classes=4, image_size=16, noise=0.1), few
+    )
+    listing = shapes(tmp_path / "a", classes=4, train_per_class=75, test_per_class=10, seed=3)
+    again = shapes(tmp_path / "a", classes=4, train_per_class=75, test_per_class=10, seed=3)
+    np.testing.assert_array_equal(listing.images, again.images)
+    assert len({image.tobytes() for image in listing.images}) == 340
+    with pytest.raises(DataError, match="other settings"):
+        shapes(tmp_path / "a", classes=5, seed=3)
+
+
+def test_real_jpeg_archive_is_read_whole(shared_data: Path, tmp_path: Path) -> None:
+    with (
+        zipfile.ZipFile(shared_data / "cifar10-images.zip") as whole,
+        zipfile.ZipFile(tmp_path / "some.zip", "w") as some,
+    ):
+        for name in whole.namelist():
+            if name.endswith(("00.jpg", "50.jpg")):
+                some.writestr(name, whole.read(name))
+        picture = Image.open(io.BytesIO(whole.read("cifar10-images/test/cat/0000.jpg")))
+    scanned = scan_images(DataSection(source="image-folder", root=str(tmp_path / "some.zip")))
+    manifest = scanned.manifest
+    assert (len(manifest.samples), len(manifest.classes)) == (600, 10)
+    assert len(manifest.split("test")) == 100
+    ids = [sample.sample_id for sample in manifest.samples]
+    expected = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+    np.testing.assert_array_equal(scanned.images[ids.index("test/cat/0000.jpg")], expected)
+    # The published mean and sd of CIFAR-10 are (.491, .482, .447) and (.247, .243, .262).
+    mean, deviation = scanned.statistics
+    assert mean == pytest.approx((0.491, 0.482, 0.447), abs=0.03)
+    assert deviation == pytest.approx((0.247, 0.243, 0.262), abs=0.03)

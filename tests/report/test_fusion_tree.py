@@ -105,9 +105,7 @@ def test_alpha_and_seed_enter_the_names_where_there_are_several(tmp_path: Path):
     section = {**BARE, "types": ["multiplicative"], "alphas": [0.5, 10]}
     folder = trained_at_random(tmp_path / "runs", fusion=section, seeds=[0, 3])
     export_fusion_tree(folder, tmp_path / "out")
-    heads = {
-        Path(name).name for name in files(tmp_path / "out") if "/global/" in name
-    }
+    heads = {Path(name).name for name in files(tmp_path / "out") if "/global/" in name}
     assert heads == {
         f"resnet_multiplicative_alpha{alpha}_seed{seed}_global_head_best.safetensors"
         for alpha in ("0.5", "10")

@@ -79,7 +79,9 @@ def answers(folder: StudyFolder, run: RunFolder, ids: list[str]) -> np.ndarray:
     store, manifest = ImageStore.load(folder.images), Manifest.load(folder.manifest)
     by_id = {sample.sample_id: sample for sample in manifest.samples}
     shown = store.select([by_id[name] for name in ids]).double() / 255
-    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (store.mean, store.std))
+    mean, std = (
+        torch.tensor(v, dtype=torch.float64)[:, None, None] for v in (store.mean, store.std)
+    )
     module, _, _ = load_model(run.model)
     with torch.no_grad():
         return module(((shown - mean) / std).float()).numpy()

@@ -197,7 +197,6 @@ def test_weights_of_an_expert_with_other_classes_are_refused_by_name(
     folder = open_study(tmp_path, study_from_mapping(content))
     with pytest.raises(ConfigError, match="own head has 3 classes, the fusion has 4"):
         prepare(folder, StopFlag(), StatusWriter([]))
-        train_named(folder, *EXPERTS, "resnet-multiplicative")
 
 
 def test_a_lost_expert_is_told_when_its_fusion_starts(trained: StudyFolder, tmp_path: Path):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from regatta.analysis.bootstrap import Interval, tally_by_group
-from regatta.analysis.fusion_systems import FUSED, WORDS, Fused, Resampled
+from regatta.analysis.fusion_systems import BASELINES, FUSED, WORDS, Fused, Resampled
 from regatta.analysis.judged import JudgedStudy
 from regatta.analysis.paired import Pair, adjust, decide, family_correction, inside, sign_flip_test
 from regatta.analysis.wording import count, pair_sentence, points
@@ -173,8 +173,8 @@ def _called(part: Part, key: str) -> str:
     fused = part.fused
     if key == FUSED:
         return fused.entry.name
-    if fused.systems[key].of:
-        return fused.systems[key].of
+    if key in BASELINES:
+        return fused.names[key]
     who = "co-trained " if key.startswith("cotrained") else ""
     return f"the average of the {who}experts of {fused.entry.name}"
 

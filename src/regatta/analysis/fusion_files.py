@@ -6,13 +6,13 @@ Shapes: C conditions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from regatta.analysis.bootstrap import exact_share
 from regatta.analysis.diversity import COUNTS, MEASURES
 from regatta.analysis.fusion_cost import COST_COLUMNS
 from regatta.analysis.fusion_judged import Answer, Team, answer, scores_of
+from regatta.analysis.fusion_logs import written_at
 from regatta.analysis.fusion_matrix import MATRIX_COLUMNS
 from regatta.analysis.fusion_ood import NOT_MEASURED, NUMBERS, OOD_COLUMNS
 from regatta.analysis.fusion_systems import FUSED, WORDS, Fused, family_name
@@ -161,10 +161,8 @@ def _answer_of(judged: JudgedStudy, run: JudgedRun, headline: int) -> Answer:
 def _place(
     judged: JudgedStudy, run: JudgedRun, entry: EntrySection, fused: Fused | None
 ) -> dict[str, Any]:
-    complete = judged.folder.run(run.run_id).predictions(judged.protocol) / "complete.json"
-    written = datetime.fromtimestamp(complete.stat().st_mtime, UTC)
     common = {
-        "timestamp": written.isoformat(timespec="seconds"),
+        "timestamp": written_at(judged, run),
         "seed": run.seed,
         "run": run.run_id,
     }

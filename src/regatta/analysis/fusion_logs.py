@@ -6,6 +6,7 @@ Names of files and first columns are those that the reference study wrote.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from regatta.analysis.fusion_systems import Fused, family_name
@@ -16,6 +17,7 @@ from regatta.config.schema import EntrySection
 from regatta.core.errors import UnknownNameError
 from regatta.core.files import slug
 from regatta.records.metrics_stream import read_metrics
+from regatta.records.status import read_status
 
 FOLDER = "csv_logs"
 RATES = ("experts_lr", "fusion_lr", "global_head_lr")
@@ -88,7 +90,7 @@ def fusion_log(judged: JudgedStudy, fused: Fused, run: JudgedRun) -> str:
     header += [f"expert_{k}_{what}" for what in ("accuracy", "loss") for k in range(count)]
     header += ["alpha", "fusion_type", "model_architecture", "timestamp", "seed"]
     header += ["train_accuracy", "seconds", *NORMS, "run"]
-    rows = []
+    rows, written = [], written_at(judged, run)
     for epoch in epochs_of(judged, run):
         heads = epoch["heads"]
         own = [
@@ -100,13 +102,20 @@ def fusion_log(judged: JudgedStudy, fused: Fused, run: JudgedRun) -> str:
                 *(epoch["train"].get(key) for key in (*RATES, *LOSSES)),
                 epoch["train_loss"],
                 *own,
-                *(fused.alpha, fused.fusion_type, tree_name(fused.row), None, run.seed),
+                *(fused.alpha, fused.fusion_type, tree_name(fused.row), written, run.seed),
                 *(epoch["train_acc"], epoch["epoch_times"]),
                 *(epoch["train"].get(key) for key in NORMS),
                 run.run_id,
             ]
         )
     return csv_text(header, rows)
+
+
+def written_at(judged: JudgedStudy, run: JudgedRun) -> str | None:
+    """When a run last wrote its status, in UTC; None where it has none. Times of files are not
+    used: a copy changes them."""
+    seconds = read_status(judged.folder.run(run.run_id).status).heartbeat
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds") if seconds else None
 
 
 def expert_log(judged: JudgedStudy, run: JudgedRun) -> str:

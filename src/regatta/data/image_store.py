@@ -77,6 +77,19 @@ class ImageStore:
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={"regatta": json.dumps(facts)})
 
+    def check(self) -> None:
+        """ValueError where the parts of the store contradict each other."""
+        images = self.images
+        if len(self.ids) != len(images):
+            raise ValueError(f"{len(self.ids)} ids for {len(images)} images")
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"they are {images.dtype} {list(images.shape)}")
+        for name, rows in self.parts.items():
+            if rows.dtype != torch.int64 or rows.ndim != 1:
+                raise ValueError(f"part {name} is {rows.dtype} {list(rows.shape)}")
+            if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(images):
+                raise ValueError(f"part {name} has rows outside 0..{len(images) - 1}")
+
     @classmethod
     def load(cls, path: Path) -> ImageStore:
         """Read what `save` wrote; RecordError when it is missing or damaged."""
@@ -90,8 +103,7 @@ class ImageStore:
                     tuple(facts["std"]),
                     {name: file.get_tensor(_PART + name) for name in facts["parts"]},
                 )
-            if len(store.ids) != len(store.images):
-                raise ValueError(f"{len(store.ids)} ids for {len(store.images)} images")
+            store.check()
             return store
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise RecordError(

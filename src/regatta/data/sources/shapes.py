@@ -42,7 +42,7 @@ def shapes(
     train_per_class: Annotated[int, Field(ge=1, le=10_000)] = 250,
     test_per_class: Annotated[int, Field(ge=1, le=10_000)] = 125,
     image_size: Annotated[int, Field(ge=8, le=256)] = 32,
-    noise: Annotated[float, Field(ge=0, le=1)] = 0.35,
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.06,
     generator_seed: int | None = None,
 ) -> ImageListing:
     """Generated images of striped shapes: form and direction of the stripes are the class.
