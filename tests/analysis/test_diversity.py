@@ -37,11 +37,14 @@ def test_a_pair_is_counted_by_hand() -> None:
 
 def test_q_and_correlation_are_undefined_where_nothing_can_be_divided() -> None:
     always = pair_diversity(right("1111"), right("1111"))
-    assert always["q"] is None and always["correlation"] is None
+    assert always["q"] is None
+    assert always["correlation"] is None
     # One expert makes errors, but what it gets wrong says nothing about one that is always right.
     one_sided = pair_diversity(right("1100"), right("1111"))
-    assert one_sided["q"] is None and one_sided["correlation"] is None
-    assert one_sided["disagreement"] == 0.5 and one_sided["oracle"] == 1.0
+    assert one_sided["q"] is None
+    assert one_sided["correlation"] is None
+    assert one_sided["disagreement"] == 0.5
+    assert one_sided["oracle"] == 1.0
     assert pair_diversity(right("10"), right("01"))["q"] == -1.0
 
 

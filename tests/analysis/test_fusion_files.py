@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,10 @@ from regatta.core.files import read_json
 from regatta.records.run_folder import StudyFolder
 from tests.analysis.fusion_build import ROBUST, build_fusion_study, drawn_scores, labels_of
 
-Tables = dict[str, list[dict[str, str]]]
-MATRIX = "architecture fusion_type partition alpha accuracy low high gain_over_average gain_over_equal_cost verdict"
+MATRIX = (
+    "architecture fusion_type partition alpha accuracy low high gain_over_average "
+    "gain_over_equal_cost verdict"
+)
 EVALUATION = (
     "timestamp model_type fusion_type alpha expert_id architecture test_type test_param "
     "corruption_type severity accuracy loss correct total low high seed run"
@@ -39,7 +40,7 @@ FUSION_LOG = (
     "run"
 )
 EXPERT_LOG = "epoch train_loss train_acc val_loss val_acc lr best_val_acc_so_far seconds run"
-SMALL = {"samples": 24, "seeds": (0,), "compare": {"replicates": 50}}
+SMALL = {"samples": 24, "seeds": (0,), "compare": {"replicates": 100}}
 
 
 def rows_of(text: str) -> list[dict[str, str]]:
@@ -259,9 +260,10 @@ def test_a_fused_system_costs_its_own_and_its_experts(
 
 
 def test_a_cost_that_one_expert_lacks_is_unknown_for_the_system(tmp_path: Path) -> None:
-    lost: Callable[[str, int], dict[str, Any]] = lambda entry, _: (  # noqa: E731
-        {"samples_seen": None} if entry == "resnet-expert-1" else {}
-    )
+    def lost(entry: str, seed: int) -> dict[str, Any]:
+        del seed
+        return {"samples_seen": None} if entry == "resnet-expert-1" else {}
+
     rows = rows_of(fusion_of(tmp_path, training=lost)[1]["cost.csv"])
     system = [row for row in rows if row["system"] == "fused"]
     assert [row["images_seen"] for row in system] == [""]

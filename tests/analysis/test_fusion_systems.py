@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ TWO = {"experts": 2}
 ONE_FAMILY = {"families": ["resnet"], "types": ["multiplicative"]}
 
 
-def of_tables(*tables: list[list[float]], labels: list[int], **more: Any) -> Team:
+def of_tables(*tables: Sequence[Sequence[float]], labels: list[int], **more: Any) -> Team:
     """A team of experts whose logits are given, [N][K] each."""
     scores = [np.array(table, dtype=np.float32)[None] for table in tables]
     names = [f"expert-{k}" for k in range(len(tables))]
@@ -85,7 +86,7 @@ def test_the_oracle_is_right_where_any_expert_is() -> None:
     assert [one.correct_N.sum() for one in found.each] == [1, 1]
 
 
-BLOCKS = Blocks([range(0, 2), range(2, 4)], [1.0, 2.0])
+BLOCKS = Blocks([range(2), range(2, 4)], [1.0, 2.0])
 
 
 def test_class_split_experts_are_joined_by_logits_over_their_temperatures() -> None:
@@ -143,7 +144,8 @@ def test_the_best_expert_is_chosen_by_validation_not_by_the_judged_images(tmp_pa
     systems = only_system(judged).systems
     best, mean = systems["best-expert"], systems["mean-expert"]
     assert best.of == "resnet-expert-1"
-    assert best.values_SN is not None and best.values_SN.sum() == 3
+    assert best.values_SN is not None
+    assert best.values_SN.sum() == 3
     assert mean.values_SN is not None
     assert mean.values_SN.mean() / mean.divisor == pytest.approx((12 + 3) / 24)
 
@@ -213,7 +215,8 @@ def test_a_class_split_study_joins_blocks_of_its_own_class_count(tmp_path: Path)
     )
     fused = only_system(judged)
     joined = fused.systems["original-logits"].values_SN
-    assert joined is not None and joined.all()
+    assert joined is not None
+    assert joined.all()
     assert fused.systems["original-weighted"].reason == CLASS_SPLIT
     assert fused.teams[0].own_accuracy == [1.0, 1.0]
     for name, alone in zip(own, fused.teams[0].each, strict=True):

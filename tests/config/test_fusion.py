@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from regatta.config.expand import expand_study
+from regatta.cli.choose import choose_study
+from regatta.cli.flags import Flags
+from regatta.config.expand import expand_study, with_dependants
 from regatta.config.fusion_recipes import FAMILIES, family_of, lr_adaptation
 from regatta.config.load import dump_study, load_study, study_from_mapping
 from regatta.config.partition import class_blocks
@@ -210,3 +212,18 @@ def test_wrong_sections_are_refused_with_what_would_be_right(
 def test_loss_may_not_stand_in_two_places():
     with pytest.raises(ConfigError, match="keep one"):
         study_of(loss={"alpha": 1}, train={"loss": {"alpha": 2}})
+
+
+def test_what_is_built_on_a_run_starts_over_with_it():
+    runs = expand_study(study_of({"types": ["multiplicative", "concatenation"]}))
+    ids = {spec.entry.name: spec.run_id for spec in runs}
+    again = with_dependants(runs, [ids["resnet-expert-2"]])
+    built = ("resnet-expert-2", "resnet-multiplicative", "resnet-concatenation", "resnet-stacking")
+    assert again == [ids[name] for name in built]
+    assert with_dependants(runs, ["nobody"]) == ["nobody"]
+
+
+def test_the_command_line_reaches_entries_that_the_section_made(tmp_path: Path):
+    flags = Flags(overrides=("entries.resnet-concatenation.train.epochs=2", "seeds=[0]"))
+    study = choose_study(STUDIES / "matrix.yaml", flags, tmp_path, may_build=False).study
+    assert entry(study, "resnet-concatenation").train["epochs"] == 2

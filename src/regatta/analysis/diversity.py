@@ -59,9 +59,14 @@ def ambiguity(logits_MNK: Sequence[np.ndarray], labels_N: np.ndarray) -> float:
     same distribution.
     """
     logits = [np.asarray(each, dtype=np.float64) for each in logits_MNK]
-    together = nll_per_sample(sum(logits) / len(logits), labels_N)
-    each = np.mean([nll_per_sample(scores, labels_N) for scores in logits], axis=0)
-    return float((each - together).mean())
+    return _ambiguity(logits, [nll_per_sample(each, labels_N) for each in logits], labels_N)
+
+
+def _ambiguity(
+    logits_MNK: Sequence[Floats], nll_MN: Sequence[Floats], labels_N: np.ndarray
+) -> float:
+    together = nll_per_sample(sum(logits_MNK) / len(logits_MNK), labels_N)
+    return float((np.mean(nll_MN, axis=0) - together).mean())
 
 
 def nll_per_sample(logits_NK: Any, labels_N: np.ndarray) -> Floats:
@@ -87,17 +92,22 @@ def diversity_rows(
         logits_MNK: None where experts do not know the same classes: their log-likelihoods, and with
             them the ambiguity, cannot be averaged.
     """
-    rows = []
-    for i, j in combinations(range(len(names)), 2):
-        both = None if logits_MNK is None else (logits_MNK[i], logits_MNK[j])
-        rows.append(
-            {
-                "kind": "pair",
-                "members": [names[i], names[j]],
-                **pair_diversity(correct_MN[i], correct_MN[j]),
-                "ambiguity": None if both is None else ambiguity(both, labels_N),
-            }
-        )
-    together = None if logits_MNK is None else ambiguity(logits_MNK, labels_N)
+    logits = [np.asarray(each, dtype=np.float64) for each in logits_MNK or []]
+    nll = [nll_per_sample(each, labels_N) for each in logits]
+
+    def of(members: Sequence[int]) -> float | None:
+        if not logits:
+            return None
+        return _ambiguity([logits[k] for k in members], [nll[k] for k in members], labels_N)
+
+    rows = [
+        {
+            "kind": "pair",
+            "members": [names[i], names[j]],
+            **pair_diversity(correct_MN[i], correct_MN[j]),
+            "ambiguity": of((i, j)),
+        }
+        for i, j in combinations(range(len(names)), 2)
+    ]
     whole = {"kind": "set", "members": list(names), **set_diversity(correct_MN)}
-    return [*rows, {**whole, "ambiguity": together}]
+    return [*rows, {**whole, "ambiguity": of(range(len(names)))}]

@@ -18,17 +18,26 @@ NoProbe = Annotated[
     bool, typer.Option("--no-probe", help="Measure nothing; use what is known already.")
 ]
 
+ReadData = Annotated[
+    bool,
+    typer.Option(
+        "--read",
+        help="Read the data first, as the first task of a run does: times are known then.",
+    ),
+]
+
 
 def check(
     study_file: StudyFile,
     overrides: Overrides = None,
     runs: Runs = RUNS,
     no_probe: NoProbe = False,
+    read: ReadData = False,
     as_json: AsJson = False,
 ) -> None:
-    """Validate a study file and show its runs, devices, memory, disk and time; starts no run and
-    writes nothing into the study's folder. Entries that were never measured here are, for about
-    20 s each; the figures are kept in ~/.cache/regatta."""
+    """Validate a study file and show its runs, devices, memory, disk and time; starts no run and,
+    without --read, writes nothing into the study's folder. Entries that were never measured here
+    are, for about 20 s each; the figures are kept in ~/.cache/regatta."""
     from regatta.cli.check_graph import gather_facts, look_at_cluster, look_at_machine
     from regatta.cli.check_text import graph_lines, total_lines
     from regatta.cli.choose import check_trained_here
@@ -46,6 +55,8 @@ def check(
     look = look_at_machine if study.launch.on == "local" else look_at_cluster
     place = look(folder, study)
     check_entry_options(study)
+    if read:
+        _read_data(runs, study)
     facts = gather_facts(folder, study, place, say=_say, may_measure=not no_probe)
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
@@ -59,6 +70,20 @@ def check(
         typer.echo(_sharing(study, places=len(facts["slots"])))
     for line in total_lines(facts):
         typer.echo(line)
+
+
+def _read_data(runs: Path, study: Study) -> None:
+    """Do the first task of the study, unless it is done; its process says what is wrong itself."""
+    from regatta.orchestrate.plan import WORKER_COMMAND, is_prepared
+    from regatta.records.run_folder import open_study
+
+    folder = open_study(runs, study)
+    if is_prepared(folder, study):
+        return
+    command = [*WORKER_COMMAND, "prepare", "--study", str(folder.path)]
+    child = subprocess.run(command, check=False)
+    if child.returncode:
+        raise typer.Exit(child.returncode)
 
 
 def _say(text: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from regatta.config.schema import Study
 
 GIB = 2**30
+FEW = 3
+"""Names of a list that are written out."""
 MOST_RUNS_LISTED = 12
 """More runs than this are shown by entry, with their number."""
 TO_TRAIN = "to be trained and judged"
@@ -39,13 +41,19 @@ def _rows(study: Study, facts: dict[str, Any], runs: list[dict[str, Any]]) -> It
     for group in groups.values():
         first = group[0]
         name = _group_name(group) if is_many else first["run_id"]
-        needs = f"needs {', '.join(first['needs_entries'])}" if first["needs_entries"] else ""
+        needs = f"needs {few(first['needs_entries'])}" if first["needs_entries"] else ""
         estimate = facts["entries"].get(first["entry"])
         if first["state"] != TO_TRAIN or estimate is None:
             yield [name, first["state"], needs, "", "", ""]
             continue
         place = _place(study, facts, first["entry"])
         yield [name, first["state"], needs, place, _memory(estimate), _time(estimate)]
+
+
+def few(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - FEW} more" if len(names) > FEW + 1 else ""
+    return ", ".join(names[:FEW] if more else names) + more
 
 
 def _group_name(group: list[dict[str, Any]]) -> str:
@@ -143,7 +151,7 @@ def total_lines(facts: dict[str, Any]) -> Iterator[str]:
     lacks = totals["unknown"]
 
     def lacking(what: str) -> str:
-        return f"not measured for {', '.join(lacks[what])}" if what in lacks else "nothing to do"
+        return f"not measured for {few(lacks[what])}" if what in lacks else "nothing to do"
 
     gib = totals["host_gib"]
     at_once = _count(totals["at_once"], "run")

@@ -22,6 +22,7 @@ from regatta.config.load import (
     read_study,
     set_key,
     study_from_mapping,
+    with_overrides,
 )
 from regatta.config.schema import MANY_PROCESSES, Study
 from regatta.core.errors import ConfigError
@@ -75,15 +76,18 @@ def choose_study(target: Path | None, flags: Flags, runs: Path, *, may_build: bo
     _check_source(content, flags, where=path)
     models = _name_entries(content, flags, where=path, builds=builds)
     _set_keys(content, flags, models)
-    for override in flags.overrides:
-        before = _protocol(content)
-        apply_override(content, override)
-        if _protocol(content) != before:
-            _forget_protocol(content)
+    content = with_overrides(content, flags.overrides, where=path, apply=_apply)
     study = study_from_mapping(content, where=path if path.is_file() else "the command line")
     entries = _chosen_entries(study, models)
     check_trained_here(study, entries)
     return Chosen(study, runs_root, entries)
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    before = _protocol(content)
+    apply_override(content, override)
+    if _protocol(content) != before:
+        _forget_protocol(content)
 
 
 def _file_of(target: Path, runs: Path) -> tuple[Path, Path]:

@@ -4,6 +4,7 @@ a hash of what determines the trained weights."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -69,6 +70,15 @@ def expand_study(study: Study) -> list[RunSpec]:
 def trained_runs(study: Study) -> list[RunSpec]:
     """The runs of `expand_study` that are trained and judged here."""
     return [spec for spec in expand_study(study) if not spec.entry.is_imported]
+
+
+def with_dependants(runs: Sequence[RunSpec], run_ids: Sequence[str]) -> list[str]:
+    """These runs and all that are built on them, in the order of `runs`; unknown ones first."""
+    known, found = {spec.run_id for spec in runs}, set(run_ids)
+    while more := {spec.run_id for spec in runs if found & set(spec.needs)} - found:
+        found |= more
+    unknown = [run_id for run_id in run_ids if run_id not in known]
+    return [*unknown, *(spec.run_id for spec in runs if spec.run_id in found)]
 
 
 def entry_of(study: Study, name: str) -> EntrySection:

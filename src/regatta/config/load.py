@@ -3,6 +3,7 @@ spelling."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,18 +31,35 @@ def load_study(path: str | Path, overrides: list[str] | None = None) -> Study:
     """
     path = Path(path)
     content = read_study(path)
-    of_entries = [text for text in overrides or [] if _names_entries(text)]
-    for override in overrides or []:
-        if override not in of_entries:
-            apply_override(content, override)
-    content = expand_fusion(content, where=path)
-    for override in of_entries:
-        apply_override(content, override)
+    content = with_overrides(content, overrides or [], where=path)
     return study_from_mapping(content, where=path)
 
 
+def with_overrides(
+    content: dict[str, Any],
+    overrides: Sequence[str],
+    *,
+    where: object = None,
+    apply: Callable[[dict[str, Any], str], None] | None = None,
+) -> dict[str, Any]:
+    """The mapping with `--set` texts applied; those that speak of entries come last, once a
+    `fusion:` section has written them.
+
+    Args:
+        apply: how one is applied; `apply_override` where nothing is said.
+    """
+    apply = apply or apply_override
+    of_entries = [text for text in overrides if _names_entries(text)]
+    for override in overrides:
+        if override not in of_entries:
+            apply(content, override)
+    content = expand_fusion(content, where=where)
+    for override in of_entries:
+        apply(content, override)
+    return content
+
+
 def _names_entries(override: str) -> bool:
-    """Whether it speaks of entries, which a `fusion:` section must have written first."""
     return override.partition("=")[0].strip().partition(".")[0] == "entries"
 
 

@@ -20,9 +20,11 @@ from regatta.config.schema import LaunchSection, Study
 from regatta.core.errors import ConfigError, DeviceError, RecordError
 from regatta.core.extras import check_trackers
 from regatta.core.files import read_json
+from regatta.core.registry import SOURCES
 from regatta.orchestrate.devices import Machine, choose_gpus, describe_gpus
 from regatta.orchestrate.experts import refuse_untrained
 from regatta.records.metrics_stream import read_metrics
+from regatta.records.predictions import IMAGE_PART
 from regatta.records.run_folder import RunFolder, StudyFolder
 
 WORKER_COMMAND = (sys.executable, "-m", "regatta.worker")
@@ -378,7 +380,14 @@ def _parts_to_judge(folder: StudyFolder, study: Study) -> int:
         counts = read_json(folder.data_json).get("counts", {}).get(study.protocol.split)
         if counts:
             samples = min(samples or sys.maxsize, sum(counts.values()))
-    return sys.maxsize if samples is None else -(-samples // study.protocol.part_samples)
+    least = IMAGE_PART if _kind_of(study) == "image" else 1
+    part = max(study.protocol.part_samples, least)
+    return sys.maxsize if samples is None else -(-samples // part)
+
+
+def _kind_of(study: Study) -> str:
+    listed = SOURCES.listed.get(study.data.source)
+    return listed.kind if listed else ""
 
 
 def _in_starting_order(

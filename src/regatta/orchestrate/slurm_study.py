@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 
-from regatta.config.expand import protocol_id, trained_runs
+from regatta.config.expand import protocol_id, trained_runs, with_dependants
 from regatta.config.schema import Study
 from regatta.core.errors import ConfigError, EnvironmentFault, LeaseHeldError
 from regatta.core.registry import unknown_name
@@ -84,7 +84,7 @@ def run_on_slurm(
     with study_lease(folder.lease):
         submission = _adopted(folder, runs, restart, say)
         if submission is None:
-            for run_id in restart:
+            for run_id in with_dependants(trained_runs(study), restart):
                 _discard(folder, study, run_id, say)
             plan = _plan(folder, study, only, leave_out, worker_command)
             if not plan.tasks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
-from regatta.config.expand import trained_runs
+from regatta.config.expand import trained_runs, with_dependants
 from regatta.config.schema import LaunchSection, Study
 from regatta.core.registry import unknown_name
 from regatta.core.signals import StopFlag
@@ -57,7 +57,8 @@ def run_study(
         stop: polled; the second request ends the workers at once.
         echo: takes one line for the user.
         tick: called about once a second while tasks run, for a display.
-        restart: run ids whose checkpoints and results are discarded first.
+        restart: run ids whose checkpoints and results are discarded first, with those of runs that
+            are built on them.
         then: called with the exit code while the lease is still held, unless stopped;
             returns the final code.
         machine: what to place tasks on; None = look.
@@ -92,7 +93,7 @@ def run_study(
             _tell_what_is_known(launcher, folder, study, machine)
             for run_id in known:
                 end_orphan(folder.run(run_id), folder.path, say)
-            for run_id in restart:
+            for run_id in with_dependants(specs, restart):
                 discard_run(folder.run(run_id))
                 say(f"{run_id}: starts over, earlier checkpoints and results are deleted")
             supervisor = Supervisor(

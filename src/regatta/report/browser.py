@@ -86,7 +86,7 @@ def _percent(value: float | None) -> float | None:
 def _note(condition: str, rows: list[dict[str, Any]], material: Material) -> str:
     """What is odd about a cell, in words."""
     clips = f"{material.words.sample}s"
-    parts = [] if material.is_signal else _still_notes(rows)
+    parts = [] if material.is_signal or material.is_image else _still_notes(rows)
     twins = {tuple(row["identical_to"]) for row in rows}
     if len(twins) == 1 and rows[0]["identical_to"]:
         others = ", ".join(rows[0]["identical_to"])

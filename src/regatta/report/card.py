@@ -32,11 +32,19 @@ CLIP_LIMITS = (
     "rates, clip lengths or classes were not measured, and a clip of none of these classes gets "
     "one of them all the same. Scores are not calibrated probabilities."
 )
+IMAGE_LIMITS = (
+    "Meant for telling the classes above apart in images like those of the data set. The accuracy "
+    "holds for the split and the conditions above and for nothing else: other cameras, image sizes "
+    "or classes were not measured, and an image of none of these classes gets one of them all the "
+    "same. Scores are not calibrated probabilities."
+)
 FOREIGN_LIMITS = "The accuracy holds for the imported samples and conditions and for nothing else."
 LOOK_UP = "Regatta does not know it: look it up at the source before you pass this model on."
 CLASSES_SHOWN = 30
 BOOKKEEPING = ("log_every_steps", "loader_threads", "frame_cache_gib", "checkpoint_every_steps")
 """Settings that change nothing of what is learned."""
+CLIP_SETTINGS = tuple(name for name in card_windows.UNUSED_SETTINGS if name.startswith("temporal"))
+"""Settings of clips, which change nothing for single images."""
 
 
 def model_card(facts: CardFacts) -> str:
@@ -95,11 +103,25 @@ def what(facts: CardFacts) -> str:
             facts.window, entry, origin, study=facts.study.name, classes=len(facts.labels)
         )
     frames, pixels = settings.get("frames"), settings.get("image_size")
+    if facts.is_image:
+        return _what_of_images(facts, origin, pixels)
     clips = f"{frames} RGB frames of {pixels} x {pixels} pixels" if frames and pixels else "frames"
     return (
         f"A video classifier: model {markdown_text(entry.model)}, size {entry.size}, {origin} in "
         f"the Regatta study {markdown_text(facts.study.name)}. It takes clips of {clips} and gives "
         f"one score for each of {len(facts.labels)} classes.{changed}"
+    )
+
+
+def _what_of_images(facts: CardFacts, origin: str, pixels: object) -> str:
+    entry, experts = facts.spec.entry, len(facts.spec.entry.needs)
+    if entry.model == "fusion" and experts:
+        origin = f"fused and co-trained from {experts} trained experts"
+    size = f" of {pixels} x {pixels} pixels" if pixels else ""
+    return (
+        f"An image classifier: model {markdown_text(entry.model)}, size {entry.size}, {origin} in "
+        f"the Regatta study {markdown_text(facts.study.name)}. It takes RGB images{size} and gives "
+        f"one score for each of {len(facts.labels)} classes."
     )
 
 
@@ -158,7 +180,9 @@ def _recipe(facts: CardFacts) -> Iterable[str]:
 def settings_table(facts: CardFacts) -> str:
     """Settings of the model and the whole recipe."""
     recipe = facts.spec.train.model_dump(mode="json")
-    hidden = (*BOOKKEEPING, *card_windows.UNUSED_SETTINGS) if facts.is_signal else BOOKKEEPING
+    unused = card_windows.UNUSED_SETTINGS if facts.is_signal else ()
+    unused = CLIP_SETTINGS if facts.is_image else unused
+    hidden = (*BOOKKEEPING, *unused)
     rows = [
         [text_cell(key), text_cell(without_folders(json.dumps(value)))]
         for key, value in {**facts.spec.entry.options, **recipe}.items()
@@ -184,7 +208,7 @@ def limits(facts: CardFacts) -> Iterable[str]:
     elif facts.is_signal:
         yield card_windows.limits(facts.training.get("temperature"))
     else:
-        yield CLIP_LIMITS
+        yield IMAGE_LIMITS if facts.is_image else CLIP_LIMITS
     weakest = weakest_classes(facts)
     if weakest:
         yield f"Weakest classes at the condition above: {weakest}."
@@ -236,14 +260,16 @@ def _loading(facts: CardFacts) -> Iterable[str]:
         )
     else:
         yield "The transformers library does not have this model."
-    yield "With Regatta, which also checks every key and the shape of every clip:"
+    item = "image" if facts.is_image else "clip"
+    argument, shape = ("images", "[B, 3, H, W]") if facts.is_image else ("video", "[B, T, 3, H, W]")
+    yield f"With Regatta, which also checks every key and the shape of every {item}:"
     yield (
         "```python\n"
         "from pathlib import Path\n\n"
         "from regatta.models.weights import load_model\n\n"
         f'model, spec, classes = load_model(Path("{folder}"))\n'
-        "# video: float [B, T, 3, H, W] of pixels in [0, 1], normalised with spec.mean, spec.std\n"
-        "scores = model(video)\n"
+        f"# {argument}: float {shape} of pixels in [0, 1], normalised with spec.mean, spec.std\n"
+        f"scores = model({argument})\n"
         "```"
     )
     yield from _another_study(facts)

@@ -10,7 +10,7 @@ from regatta.config.expand import RunSpec
 from regatta.config.schema import IMPORTED, Study
 from regatta.report.numbers import percent_text
 from regatta.report.tables import NOT_MEASURED, Cell, Column, Table, as_markdown
-from regatta.report.words import Words, perturbation_words, source_kind, words_of
+from regatta.report.words import Words, corruption_words, perturbation_words, source_kind, words_of
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class CardFacts:
         return self.window is not None or source_kind(self.study.data.source) == "signal"
 
     @property
+    def is_image(self) -> bool:
+        """Whether the model takes single pictures."""
+        return source_kind(self.study.data.source) == "image"
+
+    @property
     def labels(self) -> list[str]:
         """Names of all classes, from the model where it is at hand."""
         named = self.config.get("id2label")
@@ -91,7 +96,7 @@ def percent(share: float | None) -> str:
 def condition_words(comparison: Mapping[str, Any], condition: str) -> str:
     """A condition in words, not escaped."""
     axes = next(c["axes"] for c in comparison["conditions"] if c["id"] == condition)
-    if changed := perturbation_words(axes):
+    if changed := perturbation_words(axes) or corruption_words(axes):
         return changed
     words = [f"{name} {value}{' %' if name == 'coverage' else ''}" for name, value in axes.items()]
     return ", ".join(words) or f"condition {condition}"

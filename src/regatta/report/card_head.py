@@ -18,9 +18,13 @@ from regatta.report.style import clean_text
 
 HUB_COMMIT = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)@[0-9a-f]{40}", re.ASCII)
 """How a key report names a hub checkpoint: always with the commit that was read."""
-TASKS = {"video": "video-classification", "signal": "time-series-classification"}
+TASKS = {
+    "video": "video-classification",
+    "signal": "time-series-classification",
+    "image": "image-classification",
+}
 FOREIGN_TASK = "classification"
-"""Only that of videos is a task of the hub; others stand in tags and results alone."""
+"""Those of videos and images are tasks of the hub; others stand in tags and results alone."""
 
 
 def card_head(facts: CardFacts, *, name: str, of_one_run: bool) -> str:
@@ -29,12 +33,13 @@ def card_head(facts: CardFacts, *, name: str, of_one_run: bool) -> str:
     Args:
         name: of the model. of_one_run: the card is of `facts.spec`, not of all runs of its entry.
     """
-    task = FOREIGN_TASK if facts.is_foreign else TASKS["signal" if facts.is_signal else "video"]
+    kind = "signal" if facts.is_signal else "image" if facts.is_image else "video"
+    task = FOREIGN_TASK if facts.is_foreign else TASKS[kind]
     values: dict[str, Any] = {"tags": [task, "regatta", facts.spec.entry.model]}
     if not facts.spec.entry.is_imported:
         library = "transformers" if facts.is_library_model else "regatta"
         values = {"library_name": library, **values}
-    if task == TASKS["video"]:
+    if task in (TASKS["video"], TASKS["image"]):
         values["pipeline_tag"] = task
     if known := HUB_COMMIT.fullmatch(str(facts.weights.get("source", ""))):
         values["base_model"] = known["name"]

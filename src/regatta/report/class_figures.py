@@ -79,7 +79,7 @@ def _reliability(material: Material, found: dict[str, dict[str, Any]]) -> Iterat
             _scaled_curve(part),
         )
         for name, part in found.items()
-        if part.get("reliability")
+        if part.get("reliability") and name in material.drawn_entries
     ]
     if not panels:
         return
@@ -95,9 +95,15 @@ def _reliability(material: Material, found: dict[str, dict[str, Any]]) -> Iterat
         title="Reliability of the scores",
         caption=f"Mean accuracy against mean confidence in {len(panels[0].before.samples)} bins; "
         "on the diagonal a score means what it says, below it the model is too sure. ECE: expected "
-        f"calibration error.{fitted}",
+        f"calibration error.{fitted}{_only(material)}",
         alt=f"Accuracy against confidence: {said}.",
     )
+
+
+def _only(material: Material) -> str:
+    """What a caption adds where only the best of many entries are drawn."""
+    shown, total = len(material.drawn_entries), len(material.entries)
+    return f" Only the {shown} best of {total} entries are drawn." if shown < total else ""
 
 
 def _scaled_curve(part: dict[str, Any]) -> class_plots.ReliabilityCurve | None:

@@ -92,14 +92,17 @@ def class_map_figures(material: Material) -> Iterator[Drawn]:
     order = order_classes(np.concatenate(tables).T)
     ids = [condition["id"] for condition in material.comparison["conditions"]]
     columns, scale = condition_columns(material, ids), common_scale(*tables)
-    for part, start in enumerate(range(0, len(tables), PANELS_PER_FIGURE)):
-        shown = range(start, min(start + PANELS_PER_FIGURE, len(tables)))
+    drawn_rows = [material.entries.index(entry) for entry in material.drawn_entries]
+    for part, start in enumerate(range(0, len(drawn_rows), PANELS_PER_FIGURE)):
+        shown = drawn_rows[start : start + PANELS_PER_FIGURE]
         names = [material.entries[e] for e in shown]
         caption = (
             "Accuracy in percent of every class in every condition, all entries on one colour "
             "scale. Classes are ordered by average linkage of their accuracies over all entries "
             "and conditions; the tree shows at which distance they join."
         )
+        if len(drawn_rows) < len(tables):
+            caption += f" Only the {len(drawn_rows)} best of {len(tables)} entries are drawn."
         if order.unjudged:
             caption += f" At the bottom, empty: classes without judged {material.words.samples}."
         yield drawn(

@@ -167,7 +167,11 @@ def _forest(material: Material) -> Drawn:
     if len(material.comparison["conditions"]) > 1:
         panels.append(("mean over all conditions", [_pair_row(pairs["average"][n]) for n in shown]))
     margin, confidence = pairs["margin_points"], material.comparison["provenance"]["confidence"]
-    paired_by = "window" if material.is_signal else "class" if material.by_class else "sample"
+    paired_by = (
+        "class"
+        if material.by_class
+        else ("window" if material.is_signal else "image" if material.is_image else "sample")
+    )
     numbers = "; ".join(f"{p.first} minus {p.second} {p.difference:+.1f}" for p in panels[0][1])
     return drawn(
         "forest",

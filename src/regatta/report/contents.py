@@ -203,6 +203,8 @@ WINDOW_COLUMNS = (
 
 
 def condition_columns(material: Material) -> tuple[tuple[str, str, float], ...]:
+    if material.is_image:
+        return ()
     columns = WINDOW_COLUMNS if material.is_signal else CONDITION_COLUMNS
     rows = material.comparison["table"]
     is_known = any(row.get(name) is not None for row in rows for name, _, _ in columns)

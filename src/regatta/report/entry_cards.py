@@ -5,7 +5,7 @@ Made of the parts of the card of an exported model (card.py), which is of one ru
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -34,10 +34,11 @@ def card_link(entry: str) -> str:
 
 def entry_cards(material: Material) -> dict[str, str]:
     """The card of every compared entry as Markdown, by path below the report's folder."""
-    return {card_path(entry): entry_card(material, entry) for entry in material.entries}
+    found = [table for table in (costs_table(material), budget_table(material)) if table]
+    return {card_path(entry): entry_card(material, entry, found) for entry in material.entries}
 
 
-def entry_card(material: Material, entry: str) -> str:
+def entry_card(material: Material, entry: str, tables: Sequence[Table]) -> str:
     """One entry: what it is, its data, recipe, runs, results, costs, limits and licences."""
     facts = entry_facts(material, entry)
     imported = facts.spec.entry.is_imported
@@ -53,7 +54,7 @@ def entry_card(material: Material, entry: str) -> str:
         "## Results",
         *results(facts, of_one_run=False),
         "## Cost",
-        *_costs(material, entry),
+        *_costs(material, entry, tables),
         "## Intended use and limits",
         *card.limits(facts),
         "## Licences",
@@ -70,7 +71,7 @@ def entry_facts(material: Material, entry: str) -> CardFacts:
     folder = material.folder.run(first.spec.run_id)
     return CardFacts(
         folder_name=entry,
-        study=material.folder.study(),
+        study=material.study,
         spec=first.spec,
         choice="",
         validation={run_name(r.spec): r.results.get("best_val_accuracy") for r in runs},
@@ -130,9 +131,8 @@ def _runs(material: Material, facts: CardFacts) -> Iterable[str]:
     yield markdown_table(headings, rows)
 
 
-def _costs(material: Material, entry: str) -> Iterable[str]:
+def _costs(material: Material, entry: str, tables: Sequence[Table]) -> Iterable[str]:
     """The entry's row of the tables of costs and budget, turned upright."""
-    tables = [table for table in (costs_table(material), budget_table(material)) if table]
     rows: dict[str, Cell] = {}
     for table in tables:
         rows |= _row_of(table, entry)

@@ -105,7 +105,7 @@ def notes(material: Material) -> list[str]:
     apart |= set(_caveat_texts(material))
     found = [text for text in _all_notes(material) if text not in apart]
     short = comparison["data"].get("short_clips") or {}
-    if short and not material.is_signal:
+    if short and not material.is_signal and not material.is_image:
         counts = ", ".join(f"{name} {value}" for name, value in short.items())
         found.append(f"clips with fewer frames than a model needs: {counts}")
     return [_as_sentence(material, text) for text in dict.fromkeys(found)]

@@ -36,6 +36,6 @@ def draw_figures(material: Material) -> dict[str, Drawn]:
             *motion_figures(material),
             *profile_figures(material),
         ]
-        for entry in material.entries:
+        for entry in material.drawn_entries:
             found += entry_figures(material, entry)
     return {figure.name: figure for figure in found}

@@ -182,7 +182,10 @@ def _draw_part(ax: Axes, rows: Sequence[dict[str, Any]], margin: float) -> None:
     ends = [-margin, margin]
     for y, row in enumerate(rows):
         if row["verdict"] is None:
-            ax.text(0, y, "not known", ha="center", va="center", fontsize=6.5, color=MUTED)
+            box = {"facecolor": "#E9EDF3", "edgecolor": "none", "pad": 1.5}
+            ax.text(
+                0, y, "not known", ha="center", va="center", fontsize=6.5, color=MUTED, bbox=box
+            )
             continue
         found = row["difference_points"]
         decided = row["verdict"] in ("ahead", "behind")

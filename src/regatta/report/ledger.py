@@ -116,11 +116,12 @@ RUN_COLUMNS = (
 
 
 PICTURE_COLUMNS = ("decoder", "frames", "image_size")
-"""Of runs over videos; a window of signals has none of these."""
+"""Of runs over videos; a window of signals has none of these, a picture only the last."""
 
 
 def _run_columns(material: Material) -> list[tuple[str, str, str]]:
     hidden = PICTURE_COLUMNS if material.is_signal else ()
+    hidden = PICTURE_COLUMNS[:2] if material.is_image else hidden
     return [part for part in RUN_COLUMNS if part[1] not in hidden]
 
 

@@ -24,7 +24,10 @@ from regatta.report.heatmaps import CellMarks, GridAxes
 from regatta.report.style import common_scale
 from regatta.report.training import read_results, read_training_curves
 from regatta.report.training_plots import TrainingCurve
-from regatta.report.words import Words, perturbation_words, source_kind, words_of
+from regatta.report.words import Words, corruption_words, perturbation_words, source_kind, words_of
+
+DRAWN_OF_MANY = 6
+"""Entries that get figures of their own where there are more than a dozen."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Material:
     profile: dict[str, Any] | None = None
 
     @cached_property
+    def study(self) -> Study:
+        """The resolved study, read once: that of many entries is long."""
+        return self.folder.study()
+
+    @cached_property
     def words(self) -> Words:
         data = self.comparison.get("data") or {}
         found = words_of(self._source, [*self.comparison.get("notes", []), *data.get("notes", [])])
@@ -77,6 +85,11 @@ class Material:
     def is_signal(self) -> bool:
         """Whether a sample is a window of signals, which has no frames, coverage or stride."""
         return source_kind(self._source) == "signal"
+
+    @cached_property
+    def is_image(self) -> bool:
+        """Whether a sample is one picture, which has no frames, span, rate or padding."""
+        return source_kind(self._source) == "image"
 
     @property
     def by_class(self) -> bool:
@@ -118,6 +131,15 @@ class Material:
             for place, pair in enumerate(pairs)
             if len(self.entries) <= MOST_IN_PAIRS or leader in (pair["first"], pair["second"])
         ]
+
+    @cached_property
+    def drawn_entries(self) -> list[str]:
+        """Entries with figures of their own: all of a dozen; of more the best few, where the
+        figures of one entry are alike and the tables hold the rest."""
+        if len(self.entries) <= MOST_IN_PAIRS or self.axes is not None:
+            return self.entries
+        ranked = [rank["entry"] for rank in self.comparison["ranking"]["headline"]]
+        return ranked[:DRAWN_OF_MANY]
 
     @property
     def shown_pairs_words(self) -> str:
@@ -255,7 +277,7 @@ class Material:
     def condition_name(self, condition_id: str) -> str:
         """A condition in words: "coverage 100 %, stride 1"."""
         axes = next(c["axes"] for c in self.comparison["conditions"] if c["id"] == condition_id)
-        if changed := perturbation_words(axes):
+        if changed := perturbation_words(axes) or corruption_words(axes):
             return changed
         words = [f"{name} {axis_text(name, value)}" for name, value in axes.items()]
         return ", ".join(words) or f"condition {condition_id}"

@@ -221,6 +221,7 @@ def page_view(
         "words": material.words,
         "judged_on": judged_on(material) if material.folds else f"on the {judged_on(material)}",
         "is_signal": material.is_signal,
+        "is_image": material.is_image,
         "foreign": imported_part.foreign_view(material),
         "histories": [f for name, f in figures.items() if name.startswith("training_history")],
         "not_profiled": profile_part.not_profiled(material),
@@ -229,6 +230,11 @@ def page_view(
         "cost_notes": costs.cost_notes(material),
         "recipe": recipe_differences(comparison["budget"]["recipe_differences"]),
         "entries": [entry_view(material, entry, figures) for entry in comparison["entries"]],
+        "drawn": [
+            entry
+            for entry in (entry_view(material, e, figures) for e in comparison["entries"])
+            if entry["name"] in material.drawn_entries
+        ],
         "figures": figures,
         "tables": tables,
         "details": [sentence(text, material.entries) for text in details],
@@ -258,6 +264,8 @@ def page_view(
 
 def verdict_parts(material: Material) -> tuple[str, str]:
     """The verdict and, apart from it, what it rests on ("Paired over 412 groups, 3 seeds.")."""
+    if (own := fusion_part.verdict(material)) is not None:
+        return own
     text = material.comparison["verdict"]["sentence"]
     head, separator, rest = text.partition(", paired over ")
     if separator:
@@ -293,9 +301,13 @@ def entry_view(
     material: Material, entry: dict[str, Any], figures: dict[str, Drawn]
 ) -> dict[str, Any]:
     prefix = f"{entry_folder(entry['name'])}/"
-    checkpoint = {"none": "random weights", "default": "published weights"}.get(
+    fresh = "random weights"
+    published = fresh if material.is_image else "published weights"
+    checkpoint = {"none": fresh, "default": published}.get(
         str(entry["checkpoint"]), without_folders(entry["checkpoint"] or "")
     )
+    if entry["model"] == "fusion":
+        checkpoint = fusion_part.origin(material, entry["name"])
     return {
         "name": entry["name"],
         "position": material.positions[entry["name"]],

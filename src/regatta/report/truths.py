@@ -13,7 +13,7 @@ def condition_truths(material: Material) -> list[str]:
     said: dict[str, list[str]] = {}
     for entry in material.entries:
         rows = [row for row in material.comparison["table"] if row["model"] == entry]
-        for text in _cell_truths(rows):
+        for text in [] if material.is_image else _cell_truths(rows):
             said.setdefault(text, []).append(entry)
     return [f"{_listed(entries)}: {text}." for text, entries in said.items()]
 

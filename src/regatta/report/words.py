@@ -73,6 +73,16 @@ PERTURBATIONS = {
 }
 
 
+def corruption_words(axes: Mapping[str, Any]) -> str | None:
+    """A condition of the protocol image-robustness in words; None for any other."""
+    if set(axes) != {"corruption", "level"}:
+        return None
+    name, level = str(axes["corruption"]), axes["level"]
+    if name == "clean":
+        return "clean images"
+    return f"{name.replace('_', ' ')}, level {level:g}"
+
+
 def perturbation_words(axes: Mapping[str, Any]) -> str | None:
     """A condition of the protocol sensor-robustness in words; None for any other."""
     if set(axes) != {"perturbation", "level"} or not isinstance(axes["level"], (int, float)):

@@ -25,15 +25,13 @@ from regatta.evaluation.judged_parts import JudgeCost
 from regatta.evaluation.ood_sets import OodSet, ood_path, open_ood_sets
 from regatta.evaluation.predict import JudgedEntry
 from regatta.models.weights import load_model
-from regatta.records.predictions import file_hash
+from regatta.records.predictions import IMAGE_PART, file_hash
 from regatta.records.run_folder import RunFolder
 from regatta.worker.image_parts import AnswersAll
 from regatta.worker.status_writer import StatusWriter
 
 TOGETHER = 8
 """Models that are in memory at once: a study of fusions has dozens."""
-LEAST_PART = 500
-"""Images of a prediction file, at least: they are small, and a file per head is written."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class ImageBench:
 
 def image_part_samples(section: ProtocolSection) -> int:
     """Images of one prediction file."""
-    return max(section.part_samples, LEAST_PART)
+    return max(section.part_samples, IMAGE_PART)
 
 
 def open_elsewhere(protocol: ImageProtocol, images: ImageStore, count: int) -> list[OodSet]:

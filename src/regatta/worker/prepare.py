@@ -46,7 +46,7 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
         status.update({"phase": "scan"})
         manifest, images = build_images(study.data, study.partition)
         store, short = None, dict.fromkeys(needed_frames, 0)
-        check_image_entries(study, images)
+        check_image_entries(study, images, manifest)
         if study.partition is not None:
             write_partition(folder.splits, manifest, images.parts, study.partition)
     else:

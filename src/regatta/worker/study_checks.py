@@ -5,8 +5,9 @@ from __future__ import annotations
 from regatta.config.load import entry_train
 from regatta.config.picture_recipe import has_encoder
 from regatta.config.schema import Study
-from regatta.core.errors import DataError
+from regatta.core.errors import ConfigError, DataError
 from regatta.core.files import read_json
+from regatta.data.image_augment import build_image_augment
 from regatta.data.image_store import ImageStore
 from regatta.data.manifest import Manifest
 from regatta.models.hub import HUB_ID, checkpoint_folder
@@ -45,13 +46,24 @@ def check_entries(study: Study, *, window: tuple[int, int] | None = None) -> dic
     return frames
 
 
-def check_image_entries(study: Study, images: ImageStore) -> None:
-    """ConfigError when an entry takes images of another size, or a part that is not there."""
+def check_image_entries(study: Study, images: ImageStore, manifest: Manifest) -> None:
+    """ConfigError when an entry takes images of another size or a part that is not there, changes
+    them in unknown ways, or experts of a class-split partition count other classes."""
     for entry in study.trained_entries:
         where = f"entries.{entry.name}"
         spec = make_spec(entry.model, entry.size, entry.options, where=where)
         check_image_size(spec, images, where=where)
         check_part(images, entry)
+        train = entry_train(study, entry)
+        if train.augment != "none":
+            build_image_augment(train.augment_options)
+    classes = study.fusion.classes if study.fusion else None
+    if study.partition and study.partition.kind == "noniid" and classes != len(manifest.classes):
+        raise ConfigError(
+            f"the data have {len(manifest.classes)} classes, fusion.classes says {classes}",
+            where="fusion.classes",
+            hint=f"set fusion.classes: {len(manifest.classes)}",
+        )
 
 
 def check_begun_runs(folder: StudyFolder, manifest: Manifest) -> None:
