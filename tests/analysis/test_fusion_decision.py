@@ -126,7 +126,7 @@ def test_all_parts_of_all_fusions_are_one_family_corrected_by_holm(tmp_path: Pat
     raw = [row["p_value"] for row in section["decision"]]
     assert section["family_size"] == len(raw) == 6
     assert len({round(p, 3) for p in raw}) > 3
-    expected = multipletests(raw, method="holm")[1]
+    expected = np.asarray(multipletests(raw, method="holm")[1])
     assert [row["p_adjusted"] for row in section["decision"]] == pytest.approx(expected.tolist())
 
 

@@ -253,14 +253,14 @@ def test_a_part_that_is_not_there_and_another_size_are_told_before_training(
         {"name": "x", "model": "resnet18", "size": "tiny", "options": {"image_size": SIZE}}
     ]
     folder = open_prepared(tmp_path, content)
-    store = ImageStore.load(folder.images)
+    store, manifest = ImageStore.load(folder.images), Manifest.load(folder.manifest)
     content["entries"][0]["part"] = "expert-7"
     with pytest.raises(ConfigError, match="no part 'expert-7'") as caught:
-        check_image_entries(study_from_mapping(content), store)
+        check_image_entries(study_from_mapping(content), store, manifest)
     assert "expert-1" in str(caught.value.hint)
     content["entries"][0] |= {"part": None, "options": {}}
     with pytest.raises(ConfigError, match=r"32 x 32 pixels, the data has 16 x 16"):
-        check_image_entries(study_from_mapping(content), store)
+        check_image_entries(study_from_mapping(content), store, manifest)
 
 
 class Fixed(nn.Module):

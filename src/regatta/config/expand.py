@@ -121,7 +121,8 @@ def _run(study: Study, entry: EntrySection, seed: int, fold: int | None) -> RunS
     if study.partition is not None:
         content["partition"] = study.partition.model_dump(mode="json")
     if entry.part is not None:
-        content["part"] = entry.part
+        # An expert draws its own first weights, and may have fewer classes.
+        content["part"] = [entry.part, entry.role]
     if fold is not None:
         content["fold"] = fold
     needed = [_run(study, entry_of(study, name), seed, fold) for name in entry.needs]

@@ -13,7 +13,7 @@ from regatta.config.schema import ProtocolSection, Study
 from regatta.core.signals import StopFlag
 from regatta.data.image_store import ImageStore
 from regatta.data.manifest import Manifest, Sample
-from regatta.data.sources.image_folder import image_folder
+from regatta.data.sources.image_folder import read_pictures
 from regatta.evaluation.image_protocols import UNCHANGED, ImageProtocol
 from regatta.evaluation.judge_images import (
     complete_images,
@@ -64,11 +64,14 @@ def open_elsewhere(protocol: ImageProtocol, images: ImageStore, count: int) -> l
     """
     shape = tuple(images.images.shape[1:])
     named = {item: ood_path(item) for item in protocol.ood}
-    found = {
-        item: torch.from_numpy(image_folder(Path(path), image_size=shape[-1]).images)
-        for item, path in named.items()
-        if path and Path(path).exists()
-    }
+    found = {}
+    for item, path in named.items():
+        if path and Path(path).exists():
+            pictures, damaged = read_pictures(Path(path), image_size=shape[-1])
+            found[item] = torch.from_numpy(pictures)
+            if damaged:
+                names = ", ".join(one.path for one in damaged[:4])
+                print(f"{len(damaged)} images of {item} cannot be read: {names}", flush=True)
     sets, absent = open_ood_sets(
         protocol.ood,
         found,

@@ -54,17 +54,36 @@ def image_folder(
     with open_tree(root) as tree:
         placed, left_out = _place(tree.files(), root)
         _check_classes(placed, root)
-        if 3 * image_size**2 * len(placed) > MOST_BYTES:
-            raise DataError(
-                f"{len(placed)} images of {image_size} x {image_size} pixels need more than "
-                f"{MOST_BYTES >> 30} GiB",
-                where=root,
-                hint="lower data.options.image_size",
-            )
+        _check_size(len(placed), image_size, root)
         images, rows, damaged, notes = _read_images(tree, placed, image_size)
     classes = sorted({row.label_name for row, _ in placed})
     listing = ImageListing(images, rows, classes, [*damaged, *left_out], notes)
     return without_excluded(listing, exclude_ids)
+
+
+def read_pictures(root: Path, *, image_size: int) -> tuple[np.ndarray, list[Dropped]]:
+    """All images below a folder or in a zip, however laid out: uint8 [N, 3, S, S] in the order of
+    their names, and those that cannot be read.
+
+    Raises:
+        DataError: no root, or more images than memory is meant for.
+    """
+    with open_tree(root) as tree:
+        files = [f for f in tree.files() if Path(f.parts[-1]).suffix.lower() in IMAGE_SUFFIXES]
+        _check_size(len(files), image_size, root)
+        placed = [(ImageRow(file.name, "", file.path), file) for file in files]
+        images, _, damaged, _ = _read_images(tree, placed, image_size)
+    return images, damaged
+
+
+def _check_size(count: int, image_size: int, root: Path) -> None:
+    if 3 * image_size**2 * count > MOST_BYTES:
+        raise DataError(
+            f"{count} images of {image_size} x {image_size} pixels need more than "
+            f"{MOST_BYTES >> 30} GiB",
+            where=root,
+            hint="lower data.options.image_size",
+        )
 
 
 def _place(
