@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from regatta.cli.arguments import RUNS, AsJson, Runs, Target, find_study
-from regatta.records.run_folder import StudyFolder
+
+if TYPE_CHECKING:
+    from regatta.records.run_folder import StudyFolder
 
 To = Annotated[Path, typer.Option("--to", help="Folder that the exported folders are put into.")]
 Seed = Annotated[

@@ -83,4 +83,6 @@ def _is_choice(field: FieldInfo) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
     return list(value) if isinstance(value, tuple) else value

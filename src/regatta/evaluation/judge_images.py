@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -28,9 +27,8 @@ from regatta.evaluation.judged_parts import (
     Spent,
     Truth,
     close_judges,
+    judge_resident,
     open_judges,
-    open_parts,
-    open_pool,
 )
 from regatta.evaluation.ood_sets import OodSet
 from regatta.evaluation.part_files import finalize_predictions
@@ -82,28 +80,21 @@ def judge_images(
     Raises:
         StopRequested: `stop` was set; finished parts are kept, the part in hand is dropped.
     """
-    parts, kept = open_parts(
-        entries, samples, protocol.conditions, part_samples=part_samples, shard=shard
-    )
-    cost = JudgeCost(parts_kept=kept)
-    progress = Progress([part.samples for part in parts], kept=kept, stop=stop, report=report)
-    forwarding = Forwarding(batch_size, device, autocast, shard)
     bench = Bench(images, protocol)
-    with ExitStack() as cleanup:
-        if parts and device.type == "cpu":
-            pool = cleanup.enter_context(closing(open_pool(entries, batch_size)))
-            forwarding = replace(forwarding, pool=pool)
-        for part in parts:
-            _judge_part(part, bench, forwarding, cost, progress)
-            progress.part_done()
-            if len(cost.failed) == len(entries):
-                break
-    cost.wall_seconds = progress.elapsed()
-    return cost
+    return judge_resident(
+        entries,
+        samples,
+        protocol.conditions,
+        partial(_judge_part, bench=bench),
+        part_samples=part_samples,
+        forwarding=Forwarding(batch_size, device, autocast, shard),
+        stop=stop,
+        report=report,
+    )
 
 
 def _judge_part(
-    part: Part, bench: Bench, forwarding: Forwarding, cost: JudgeCost, progress: Progress
+    part: Part, forwarding: Forwarding, cost: JudgeCost, progress: Progress, *, bench: Bench
 ) -> None:
     started, showing_seconds = time.perf_counter(), 0.0
     judges = open_judges(part, forwarding, cost, progress.poll)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,9 +25,8 @@ from regatta.evaluation.judged_parts import (
     Row,
     Spent,
     close_judges,
+    judge_resident,
     open_judges,
-    open_parts,
-    open_pool,
 )
 from regatta.evaluation.predict import JudgedEntry
 from regatta.evaluation.progress import Progress
@@ -94,24 +92,17 @@ def judge_windows(
     _check_entries(entries, protocol)
     if protocol.check is not None:
         protocol.check(facts.store)
-    parts, kept = open_parts(
-        entries, samples, protocol.conditions, part_samples=part_samples, shard=shard
-    )
-    cost = JudgeCost(parts_kept=kept)
-    progress = Progress([part.samples for part in parts], kept=kept, stop=stop, report=report)
-    forwarding = Forwarding(batch_size, device, autocast, shard)
     bench = Bench(facts, protocol)
-    with ExitStack() as cleanup:
-        if parts and device.type == "cpu":
-            pool = cleanup.enter_context(closing(open_pool(entries, batch_size)))
-            forwarding = replace(forwarding, pool=pool)
-        for part in parts:
-            _judge_part(part, bench, forwarding, cost, progress)
-            progress.part_done()
-            if len(cost.failed) == len(entries):
-                break
-    cost.wall_seconds = progress.elapsed()
-    return cost
+    return judge_resident(
+        entries,
+        samples,
+        protocol.conditions,
+        partial(_judge_part, bench=bench),
+        part_samples=part_samples,
+        forwarding=Forwarding(batch_size, device, autocast, shard),
+        stop=stop,
+        report=report,
+    )
 
 
 def _check_entries(entries: Sequence[JudgedEntry], protocol: WindowProtocol) -> None:
@@ -126,7 +117,7 @@ def _check_entries(entries: Sequence[JudgedEntry], protocol: WindowProtocol) -> 
 
 
 def _judge_part(
-    part: Part, bench: Bench, forwarding: Forwarding, cost: JudgeCost, progress: Progress
+    part: Part, forwarding: Forwarding, cost: JudgeCost, progress: Progress, *, bench: Bench
 ) -> None:
     started, showing_seconds = time.perf_counter(), 0.0
     judges = open_judges(part, forwarding, cost, progress.poll)

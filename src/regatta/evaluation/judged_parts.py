@@ -6,13 +6,15 @@ Shapes: D distinct clips, windows or images of a part, H heads of a model, K cla
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from regatta.core.errors import RunError
+from regatta.core.signals import StopFlag
 from regatta.data.manifest import Sample
 from regatta.evaluation.part_files import (
     PartCost,
@@ -27,6 +29,7 @@ from regatta.evaluation.predict import (
     JudgedEntry,
     batches_side_by_side,
 )
+from regatta.evaluation.progress import Progress
 from regatta.evaluation.protocols import Average
 from regatta.evaluation.view_scores import average_views
 from regatta.records.conditions import Condition
@@ -242,6 +245,48 @@ class PartJudge:
             shared_by=shared_by,
         )
         record_cost(self.entry.folder, self._settings.shard, self._part.number, cost)
+
+
+class JudgePart(Protocol):
+    """Judges one part for the entries that lack it."""
+
+    def __call__(
+        self, part: Part, forwarding: Forwarding, cost: JudgeCost, progress: Progress
+    ) -> None: ...
+
+
+def judge_resident(
+    entries: Sequence[JudgedEntry],
+    samples: Sequence[Sample],
+    conditions: Sequence[Condition],
+    judge_part: JudgePart,
+    *,
+    part_samples: int,
+    forwarding: Forwarding,
+    stop: StopFlag | None,
+    report: Callable[[dict[str, Any]], None] | None,
+) -> JudgeCost:
+    """Judge the missing parts of samples that are in memory, one after the other.
+
+    Raises:
+        StopRequested: `stop` was set; finished parts are kept, the part in hand is dropped.
+    """
+    parts, kept = open_parts(
+        entries, samples, conditions, part_samples=part_samples, shard=forwarding.shard
+    )
+    cost = JudgeCost(parts_kept=kept)
+    progress = Progress([part.samples for part in parts], kept=kept, stop=stop, report=report)
+    with ExitStack() as cleanup:
+        if parts and forwarding.device.type == "cpu":
+            pool = cleanup.enter_context(closing(open_pool(entries, forwarding.batch_size)))
+            forwarding = replace(forwarding, pool=pool)
+        for part in parts:
+            judge_part(part, forwarding, cost, progress)
+            progress.part_done()
+            if len(cost.failed) == len(entries):
+                break
+    cost.wall_seconds = progress.elapsed()
+    return cost
 
 
 def open_judges(
