@@ -23,8 +23,8 @@ from regatta.core.files import read_json
 from regatta.core.registry import SOURCES
 from regatta.orchestrate.devices import Machine, choose_gpus, describe_gpus
 from regatta.orchestrate.experts import refuse_untrained
+from regatta.records.conditions import IMAGE_PART
 from regatta.records.metrics_stream import read_metrics
-from regatta.records.predictions import IMAGE_PART
 from regatta.records.run_folder import RunFolder, StudyFolder
 
 WORKER_COMMAND = (sys.executable, "-m", "regatta.worker")

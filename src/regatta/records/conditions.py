@@ -9,6 +9,9 @@ from typing import Any
 from regatta.core.errors import ConfigError
 from regatta.core.registry import nearest
 
+IMAGE_PART = 500
+"""Images of a prediction file, at least: they are small, and a file per head is written."""
+
 
 @dataclass(frozen=True)
 class Condition:

@@ -33,8 +33,6 @@ from regatta.records.conditions import Condition
 UNKNOWN_FOLDER = "unknown"
 """Below a run's predictions: those on samples of classes that the study keeps from its models, as
 recorded, with the label -1."""
-IMAGE_PART = 500
-"""Images of a prediction file, at least: they are small, and a file per head is written."""
 HEADS_FOLDER = "heads"
 """Below a run's predictions: those of its further heads, each in a folder of its name."""
 OOD_FOLDER = "ood"

@@ -25,7 +25,8 @@ from regatta.evaluation.judged_parts import JudgeCost
 from regatta.evaluation.ood_sets import OodSet, ood_path, open_ood_sets
 from regatta.evaluation.predict import JudgedEntry
 from regatta.models.weights import load_model
-from regatta.records.predictions import IMAGE_PART, file_hash
+from regatta.records.conditions import IMAGE_PART
+from regatta.records.predictions import file_hash
 from regatta.records.run_folder import RunFolder
 from regatta.worker.image_parts import AnswersAll
 from regatta.worker.status_writer import StatusWriter
