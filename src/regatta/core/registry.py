@@ -148,6 +148,7 @@ _FOLDER_KINDS = {
     "regatta.models.video": "video",
     "regatta.models.image": "image",
     "regatta.models.sensor": "signal",
+    "regatta.models.scene": "scene",
 }
 
 
@@ -201,8 +202,19 @@ def _options(node: ast.FunctionDef | ast.ClassDef) -> dict[str, str] | None:
 
 
 MODELS: Registry[Callable[..., Any]] = Registry(
-    "model", "MODELS", ("regatta.models.video", "regatta.models.image", "regatta.models.sensor")
+    "model",
+    "MODELS",
+    (
+        "regatta.models.video",
+        "regatta.models.image",
+        "regatta.models.sensor",
+        "regatta.models.scene",
+    ),
 )
+EXTRACTORS: Registry[Callable[..., Any]] = Registry(
+    "extractor", "EXTRACTORS", ("regatta.models.scene",)
+)
+"""Of features of every frame, for the model `trajectory`; see regatta/models/scene."""
 SOURCES: Registry[Callable[..., Any]] = Registry("source", "SOURCES", ("regatta.data.sources",))
 ORACLES: Registry[Callable[..., Any]] = Registry("oracle", "ORACLES", ("regatta.data.sources",))
 PROTOCOLS: Registry[Callable[..., Any]] = Registry("protocol", "PROTOCOLS", ("regatta.evaluation",))

@@ -136,3 +136,21 @@ class HasHeads(Protocol):
 
     head_names: tuple[str, ...]
     """H names, ("global", "expert-0", "expert-1" ...)."""
+
+
+@runtime_checkable
+class HasPositions(Protocol):
+    """Says beside the class where something is: forward returns float32 [B, K + 3 P] in every mode,
+    K logits and then the positions of P targets, in world units."""
+
+    position_names: tuple[str, ...]
+    """P targets, ("forecast",) or also ("last-visible",); the first is selected on and judged."""
+    position_sd: torch.Tensor
+    """[P, 3] standard deviation of each coordinate over the training targets."""
+    log_variances: torch.Tensor | None
+    """[2] learned log variances of the class loss and of the position loss; None = fixed weights.
+    """
+
+    def fit_targets(self, targets_NP3: torch.Tensor) -> None:
+        """Keep mean and sd of the training targets; called once, before the first step."""
+        ...

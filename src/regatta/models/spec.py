@@ -7,7 +7,7 @@ Importing this file loads torch but not transformers: a model imports that when 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
@@ -24,7 +24,7 @@ from regatta.models.encoder_files import EncoderFiles
 from regatta.models.hub import PROCESSOR_FILES, checkpoint_folder, read_normalisation
 
 Size = Literal["tiny", "small", "base"]
-Kind = Literal["video", "image", "signal"]
+Kind = Literal["video", "image", "signal", "scene"]
 Colours = tuple[float, ...]
 FROM_DATA = ("channels", "length")
 """Arguments of models of signals that the data set fills: C and L of its windows."""
@@ -73,7 +73,8 @@ class ModelSpec:
     `build(num_classes)` gives a module on the CPU with random weights whose forward returns logits
     [B, K]. Of kind video it takes normalised clips [B, T, 3, H, W]; of kind image normalised images
     [B, 3, H, W], and it may return logits [B, 1 + E, K] of several heads
-    (`regatta.models.contracts.HasHeads`); of kind signal it takes raw
+    (`regatta.models.contracts.HasHeads`); of kind scene normalised [B, V, T, 3, H, W], and it
+    returns positions beside the logits (`HasPositions`); of kind signal it takes raw
     windows float32 [B, C, L] in their own units, and standardises or draws them itself. What a
     module of signals may offer beside forward stands in `regatta.models.contracts`.
     """
@@ -102,6 +103,8 @@ class ModelSpec:
     """Which of a window's arrays a model of signals takes."""
     is_always_new: bool = False
     """No checkpoint of it was ever published: `checkpoint: default` means random weights."""
+    views: tuple[int, ...] = ()
+    """Cameras whose pictures a model of scenes takes."""
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -110,6 +113,8 @@ class ModelSpec:
             return (self.frames, 3, self.image_size, self.image_size)
         if self.kind == "image":
             return (3, self.image_size, self.image_size)
+        if self.kind == "scene":
+            return (len(self.views), self.frames, 3, self.image_size, self.image_size)
         return self.shape
 
     @property
@@ -119,6 +124,9 @@ class ModelSpec:
             return f"{self.frames} frames at {self.image_size} x {self.image_size} pixels"
         if self.kind == "image":
             return f"an image of {self.image_size} x {self.image_size} pixels"
+        if self.kind == "scene":
+            clip = f"{self.frames} frames at {self.image_size} x {self.image_size} pixels"
+            return f"{clip} from {len(self.views)} camera(s)"
         if self.reads == "features":
             return f"{self.shape[0]} features"
         return f"{self.shape[0]} channels of {self.shape[1]} samples"
@@ -179,6 +187,38 @@ def image_spec(
         config=config,
         kind="image",
         is_always_new=True,
+    )
+
+
+def scene_spec(
+    name: str,
+    build: Callable[[int], nn.Module],
+    *,
+    frames: int,
+    image_size: int,
+    views: Sequence[int],
+    config: dict[str, Any],
+    head_prefixes: tuple[str, ...] = ("heads.",),
+) -> ModelSpec:
+    """The spec of a model of scenes: normalised floats [B, V, T, 3, H, W] -> [B, K + 3 P], see
+    `regatta.models.contracts.HasPositions`.
+
+    The same constants stand for mean and sd of all data: pictures are drawn by one generator.
+    """
+    return ModelSpec(
+        name=name,
+        frames=frames,
+        image_size=image_size,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        resize="squash",
+        default_checkpoint=None,
+        build=build,
+        head_prefixes=head_prefixes,
+        config=config,
+        kind="scene",
+        is_always_new=True,
+        views=tuple(views),
     )
 
 

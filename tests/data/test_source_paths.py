@@ -1,4 +1,4 @@
-"""Trajectories: each class has the form its name says, and nothing but the form."""
+"""Source paths: each class has the form its name says, and nothing but the form."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ import pytest
 from regatta.core.errors import ConfigError, DataError
 from regatta.core.registry import SOURCES
 from regatta.data.manifest import SampleRow
-from regatta.data.sources.rotors import read_rotors
-from regatta.data.sources.trajectories import (
+from regatta.data.sources.paths import (
     FAMILIES,
-    TrajectorySettings,
-    plan_trajectory,
-    read_trajectories,
+    PathSettings,
+    plan_path,
+    read_paths,
 )
+from regatta.data.sources.rotors import read_rotors
 
 SMALL: dict[str, Any] = {"train_clips": 8, "validation_clips": 4, "test_clips": 4, "frames": 16}
-FINE = TrajectorySettings(frames=400, generator_seed=3)
+FINE = PathSettings(frames=400, generator_seed=3)
 
 
 def generate(root: Path, **options: Any) -> list[SampleRow]:
-    return read_trajectories(root, split=1, seed=7, **{**SMALL, **options})
+    return read_paths(root, split=1, seed=7, **{**SMALL, **options})
 
 
 def paths(family: str, count: int = 25) -> list[np.ndarray]:
     """Finely sampled positions [N, 2] of `count` clips of one class."""
     first = FAMILIES.index(family)  # type: ignore[arg-type]
-    return [plan_trajectory(FINE, "train", first + len(FAMILIES) * n) for n in range(count)]
+    return [plan_path(FINE, "train", first + len(FAMILIES) * n) for n in range(count)]
 
 
 def steps(path: np.ndarray) -> np.ndarray:
@@ -102,7 +102,7 @@ def test_every_class_shares_one_range_of_lengths_and_places():
 
 @pytest.mark.parametrize("codec", ["h264", "xvid"])
 def test_decoded_blob_follows_the_planned_path(tmp_path, codec):
-    settings = TrajectorySettings(**SMALL, codec=codec, generator_seed=7)
+    settings = PathSettings(**SMALL, codec=codec, generator_seed=7)
     for row in generate(tmp_path, codec=codec)[:8]:
         with av.open(str(row.path)) as container:
             images = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
@@ -110,7 +110,7 @@ def test_decoded_blob_follows_the_planned_path(tmp_path, codec):
         light = np.clip(images.mean(axis=3) / 255 - 0.45, 0, None)
         total, grid = light.sum(axis=(1, 2)), np.arange(64)
         seen = np.column_stack([light.sum(axis=1) @ grid, light.sum(axis=2) @ grid])
-        planned = plan_trajectory(settings, row.split, int(row.path.stem[-5:]))
+        planned = plan_path(settings, row.split, int(row.path.stem[-5:]))
         assert np.abs(seen / total[:, None] - planned).max() < 0.7
 
 
@@ -120,7 +120,7 @@ def test_rows_name_balanced_splits_and_classes(tmp_path):
     assert Counter(row.label_name for row in rows) == dict.fromkeys(FAMILIES, 4)
     assert len({row.group for row in rows}) == 16
     assert rows[0].path == tmp_path / "train" / "linear" / "trajectory-00000.mp4"
-    assert SOURCES.get("trajectories") is read_trajectories
+    assert SOURCES.get("paths") is read_paths
 
 
 def test_second_call_restores_what_is_missing_with_the_same_bytes(tmp_path):
@@ -137,7 +137,7 @@ def test_other_settings_and_other_sources_need_another_root(tmp_path):
     generate(tmp_path)
     with pytest.raises(DataError, match="size_px is 64, not 32"):
         generate(tmp_path, size_px=32)
-    with pytest.raises(DataError, match="source is trajectories, not rotors"):
+    with pytest.raises(DataError, match="source is paths, not rotors"):
         read_rotors(tmp_path, split=1, seed=7)
 
 
@@ -159,11 +159,11 @@ def test_some_families_can_be_picked(tmp_path):
         ({"codec": "gif"}, "codec"),
     ],
 )
-def test_impossible_trajectories_are_refused(options, message):
+def test_impossible_paths_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        TrajectorySettings(**options)
+        PathSettings(**options)
 
 
 def test_there_is_one_split(tmp_path):
     with pytest.raises(ConfigError, match="one split"):
-        read_trajectories(tmp_path, split=3, seed=0)
+        read_paths(tmp_path, split=3, seed=0)

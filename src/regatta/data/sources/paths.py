@@ -1,4 +1,4 @@
-"""Generated source `trajectories`: one bright blob on one of four kinds of path, one camera.
+"""Generated source `paths`: one bright blob on one of four kinds of path, one camera.
 
 All classes share one range of path lengths, and so of mean speeds; a path is turned to any
 direction and lies anywhere in the frame. Only the form of the path names the class.
@@ -45,7 +45,7 @@ _OUTLINE_POINTS = 1024
 
 
 @dataclass(frozen=True)
-class TrajectorySettings:
+class PathSettings:
     """Everything the pictures follow from. Raises ConfigError for values out of range."""
 
     families: Sequence[Family] = FAMILIES
@@ -78,19 +78,19 @@ class TrajectorySettings:
         wrong = [f"{name} = {getattr(self, name)}" for name, holds in checks.items() if not holds]
         if wrong:
             raise ConfigError(
-                f"trajectories cannot be made with {', '.join(wrong)}",
+                f"paths cannot be made with {', '.join(wrong)}",
                 where="data.options",
                 hint=f"families: two or more of {', '.join(FAMILIES)}; size_px: even, from 16; "
                 "clips: at least one per class",
             )
 
 
-def plan_trajectory(settings: TrajectorySettings, split: str, number: int) -> np.ndarray:
+def plan_path(settings: PathSettings, split: str, number: int) -> np.ndarray:
     """Positions of clip `number` of a split: float64 [N, 2], x right and y down, in pixels.
 
     Depends on settings, split and number only. Classes alternate, so every split is balanced.
     """
-    rng = stream(settings.generator_seed or 0, "trajectories", split, number)
+    rng = stream(settings.generator_seed or 0, "paths", split, number)
     family = settings.families[number % len(settings.families)]
     outline = _OUTLINES[family](np.linspace(0, 1, _OUTLINE_POINTS), rng)
     steps = np.hypot(*np.diff(outline, axis=0).T)
@@ -140,18 +140,18 @@ _OUTLINES = {
 }
 
 
-def render_trajectory(settings: TrajectorySettings, split: str, number: int) -> np.ndarray:
+def render_path(settings: PathSettings, split: str, number: int) -> np.ndarray:
     """Pictures of one clip, uint8 [N, S, S, 3], grey."""
-    places = plan_trajectory(settings, split, number)
-    rng = stream(settings.generator_seed or 0, "trajectories", split, number, "noise")
+    places = plan_path(settings, split, number)
+    rng = stream(settings.generator_seed or 0, "paths", split, number, "noise")
     return draw_blob(places[:, 0], places[:, 1], settings.size_px, noise=settings.noise, rng=rng)
 
 
-_DEFAULT = TrajectorySettings()
+_DEFAULT = PathSettings()
 
 
-@SOURCES.register("trajectories", generates=True)
-def read_trajectories(
+@SOURCES.register("paths", generates=True)
+def read_paths(
     root: Path,
     *,
     split: int,
@@ -178,8 +178,8 @@ def read_trajectories(
     Every clip is a group of its own: two clips share no draw.
     Raises ConfigError, DataError (root holds something else), DiskError.
     """
-    only_split_one(split, "trajectories")
-    settings = TrajectorySettings(
+    only_split_one(split, "paths")
+    settings = PathSettings(
         families=families,
         frames=frames,
         fps=fps,
@@ -194,14 +194,14 @@ def read_trajectories(
     clips = numbered_clips(train=train_clips, validation=validation_clips, test=test_clips)
     rows = [_row(root, settings, name, number) for name, number in clips]
     pictures = {
-        row.path: partial(render_trajectory, settings, name, number)
+        row.path: partial(render_path, settings, name, number)
         for row, (name, number) in zip(rows, clips, strict=True)
     }
-    generate_clips(root, "trajectories", asdict(settings), pictures, fps=fps, codec=codec)
+    generate_clips(root, "paths", asdict(settings), pictures, fps=fps, codec=codec)
     return rows
 
 
-def _row(root: Path, settings: TrajectorySettings, split: SplitName, number: int) -> SampleRow:
+def _row(root: Path, settings: PathSettings, split: SplitName, number: int) -> SampleRow:
     family = settings.families[number % len(settings.families)]
     suffix, _ = ENCODERS[settings.codec]
     return SampleRow(

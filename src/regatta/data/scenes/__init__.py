@@ -1,0 +1,1 @@
+"""Generated scenes: a moving ball seen by several cameras."""

@@ -1,0 +1,1 @@
+"""Extractors of features of every frame, and the model that answers from them."""
