@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from regatta.config.schema import TrainSection
-from regatta.training.loss import BatchLoss, TrainingLoss, build_loss
+from regatta.training.loss import TrainingLoss, build_loss
 from regatta.training.mix import MixedLabels
 
 LOGITS = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
@@ -41,10 +41,10 @@ def test_loss_is_the_global_part_and_alpha_times_all_experts(
     found = loss.of(LOGITS, LABELS)
     of_heads = [by_hand(head, LABELS, smoothing=smoothing, weights=weights) for head in range(4)]
     individual = sum(of_heads[1:]) / (1 if reduction == "sum" else 3)
-    assert found.global_loss is not None
-    assert found.individual_loss is not None
-    assert found.global_loss.item() == pytest.approx(of_heads[0], rel=1e-6)
-    assert found.individual_loss.item() == pytest.approx(individual, rel=1e-6)
+    assert found.first_loss is not None
+    assert found.second_loss is not None
+    assert found.first_loss.item() == pytest.approx(of_heads[0], rel=1e-6)
+    assert found.second_loss.item() == pytest.approx(individual, rel=1e-6)
     assert found.loss.item() == pytest.approx(of_heads[0] + 2.5 * individual, rel=1e-6)
     assert found.weight.item() == pytest.approx(sum(weights[label] for label in LABELS.tolist()))
 
@@ -75,7 +75,7 @@ def test_right_answers_are_those_of_the_global_head():
 
 def test_one_head_has_no_parts_and_a_fusion_without_experts_has_the_same_loss():
     plain = TrainingLoss(0.1).of(LOGITS[:, 0], LABELS)
-    assert (plain.global_loss, plain.individual_loss) == (None, None)
+    assert (plain.first_loss, plain.second_loss) == (None, None)
     assert plain.sums().shape == (3,)
     alone = TrainingLoss(0.1, alpha=7.0, reduction="mean").of(LOGITS[:, :1], LABELS)
     assert torch.equal(alone.loss, plain.loss)
@@ -84,12 +84,12 @@ def test_one_head_has_no_parts_and_a_fusion_without_experts_has_the_same_loss():
 
 def test_a_batch_without_samples_is_zero_in_every_part_and_has_a_graph():
     logits = LOGITS[:1].clone().requires_grad_()
-    found = BatchLoss.nothing(logits)
+    found = TrainingLoss().nothing(logits)
     assert found.sums().tolist() == [0.0] * 5
     found.loss.backward()
     assert logits.grad is not None
     assert np.count_nonzero(logits.grad.numpy()) == 0
-    assert BatchLoss.nothing(logits[:, 0]).sums().tolist() == [0.0] * 3
+    assert TrainingLoss().nothing(logits[:, 0]).sums().tolist() == [0.0] * 3
 
 
 def test_lambda_loss_is_alpha_and_must_agree_with_it():

@@ -216,7 +216,7 @@ def test_a_run_stops_when_no_gain_is_large_enough(tmp_path: Path):
     assert results["history"]["epoch"] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("by", list(SCORE_KEYS))
+@pytest.mark.parametrize("by", ["accuracy", "balanced_accuracy", "macro_f1"])
 def test_the_chosen_score_picks_the_best_epoch(tmp_path: Path, by: str):
     train_run(**tiny_run(tmp_path, epochs=4, select_by=by))
     results = json.loads((tmp_path / "training_results.json").read_text())

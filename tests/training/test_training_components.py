@@ -129,7 +129,7 @@ def test_a_model_with_one_head_can_be_clipped_by_component_and_reports_no_parts(
     module = tiny_net(dropout=0.0)
     outcome = step(parts_of(module, clip_norms={"body": 1e-3}))
     assert norm_of(gradients_of(module, "body")) == pytest.approx(1e-3, rel=1e-2)
-    assert (outcome.component_norms, outcome.head_sums) == (None, None)
+    assert (outcome.component_norms, outcome.part_sums) == (None, {})
 
 
 def test_groups_that_mix_experts_with_others_are_split_and_keep_every_parameter_once():
@@ -206,9 +206,9 @@ def both_gradients(module: TinyFusion, train: TrainSection) -> list[dict[str, np
     """Of the mean global loss and of alpha x the experts' own, by plain autograd on 8 clips."""
     named = dict(module.named_parameters())
     result = build_loss(train).of(module((CLIPS.videos / 255 - 0.5) / 0.25), CLIPS.labels)
-    assert result.global_loss is not None
-    assert result.individual_loss is not None
-    losses = (result.global_loss / 8, train.loss.alpha * result.individual_loss / 8)
+    assert result.first_loss is not None
+    assert result.second_loss is not None
+    losses = (result.first_loss / 8, train.loss.alpha * result.second_loss / 8)
     found = [
         torch.autograd.grad(loss, list(named.values()), retain_graph=True, allow_unused=True)
         for loss in losses

@@ -37,6 +37,7 @@ from regatta.analysis.pareto import pareto_section
 from regatta.analysis.power import power_section
 from regatta.analysis.protocol_words import contrast_methods, protocol_words
 from regatta.analysis.ranking import rank_entries
+from regatta.analysis.scene_section import scene_section
 from regatta.analysis.sensor_tables import data_caveats, is_leaky, is_of_signals, sensor_section
 from regatta.analysis.stability import stability_section
 from regatta.analysis.unknown import unknown_section
@@ -47,7 +48,7 @@ from regatta.core.files import plain
 from regatta.records.conditions import find_condition
 from regatta.records.run_folder import StudyFolder
 
-FORMAT = 5
+FORMAT = 6
 
 
 def compare_study(folder: StudyFolder) -> dict[str, Any]:
@@ -80,6 +81,9 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
     provenance = _provenance(judged, bootstrap, pairs["method"])
     provenance["runs"] = [run_id for run in everyone.runs for run_id in run.run_ids]
     fusion, fusion_tables = fusion_section(everyone, headline)
+    scenes, scene_tables = scene_section(
+        judged, headline, rows, pairs["headline"], classification
+    )
     methods = [contrast_methods(contrasts)]
     methods += [companions[name]["methods"] for name in ("factors", "friedman")]
     methods.append(companion_methods(companions))
@@ -108,6 +112,7 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
         "unknown": unknown_section(judged, headline),
         "sensor": sensor_section(judged, bootstrap, headline, classification["runs"]),
         "fusion": fusion,
+        "scenes": scenes,
         "published": published_section(judged, bootstrap, per_class),
         "budget": budget,
         "provenance": provenance,
@@ -124,7 +129,7 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
         "notes": [*_notes(judged, bootstrap), *budget["warnings"], *_fusion_notes(fusion)],
         "data": judged.data,
     }
-    return write_results(folder, plain(comparison), more=fusion_tables)
+    return write_results(folder, plain(comparison), more={**fusion_tables, **scene_tables})
 
 
 def _companions(

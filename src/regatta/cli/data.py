@@ -183,7 +183,7 @@ def _scan(
         {
             "name": "data-check",
             "data": content,
-            "entries": [{"signal": "cnn1d", "image": "resnet18"}.get(kind, "cnn3d")],
+            "entries": [{"signal": "cnn1d", "image": "resnet18", "scene": "trajectory"}.get(kind, "cnn3d")],
         },
         where="regatta data",
     )

@@ -29,9 +29,16 @@ _KNOWN_LATER = {
     "gradient_conflict_per",
     "freeze_experts_epochs",
     "adapt_lr",
+    "positions",
 }
 """Keys of a recipe that count only where they are changed: older runs knew nothing of them."""
-_NOT_IN_RUN_ID = {"log_every_steps", "loader_threads", "frame_cache_gib", "checkpoint_every_steps"}
+_NOT_IN_RUN_ID = {
+    "log_every_steps",
+    "loader_threads",
+    "frame_cache_gib",
+    "checkpoint_every_steps",
+    "keep_every_epochs",
+}
 
 
 @dataclass(frozen=True)

@@ -268,7 +268,12 @@ def _check_kinds(study: Study, where: object) -> None:
         )
 
 
-_KIND_WORDS = {"video": "videos", "signal": "windows of signals", "image": "images"}
+_KIND_WORDS = {
+    "video": "videos",
+    "signal": "windows of signals",
+    "image": "images",
+    "scene": "scenes of several cameras",
+}
 
 
 _FILLED = {"size", "channels", "length"}

@@ -32,6 +32,16 @@ class LossSection(Section):
         return rest
 
 
+class PositionSection(Section):
+    """How a model that says a class and a place is trained: class_weight CE(class) + weight MSE."""
+
+    weight: float = Field(default=1.0, ge=0)
+    class_weight: float = Field(default=1.0, ge=0)
+    units: Literal["standardised", "world"] = "standardised"
+    """Errors are divided by the sd of each coordinate over the training targets, or left in world
+    units, which are smaller."""
+
+
 class TrainSection(Section):
     """The recipe, the same for every entry unless an entry overrides a key."""
 
@@ -39,7 +49,8 @@ class TrainSection(Section):
     batch_size: int = Field(default=8, ge=1)
     """Clips per device and step."""
     accumulate: int = Field(default=1, ge=1)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """adam adds the weight decay to the gradient (L2), adamw decays the weights themselves."""
     lr: float = Field(default=1e-5, gt=0)
     scale_lr: Literal["none", "linear", "sqrt"] = "none"
     """Multiply lr by (effective batch / scale_lr_batch), or by its square root; the effective batch
@@ -74,6 +85,7 @@ class TrainSection(Section):
     """Limits of components, each clipped alone: prefix of parameter names -> norm; clip_norm is for
     the rest."""
     loss: LossSection = LossSection()
+    positions: PositionSection = PositionSection()
     gradient_conflict: Literal["none", "pcgrad"] = "none"
     """pcgrad = where the gradients of the global loss and of the experts' own losses oppose each
     other, each loses its part along the other."""
@@ -128,8 +140,12 @@ class TrainSection(Section):
     temporal_box_probability: float = Field(default=0.0, ge=0, le=1)
     """Chance that such a clip shows the mean of each stride's frames instead of one of them."""
     gradient_checkpointing: bool = False
-    select_by: Literal["accuracy", "balanced_accuracy", "macro_f1"] = "accuracy"
-    """Validation score that picks the best epoch and that early stopping watches."""
+    select_by: Literal["accuracy", "balanced_accuracy", "macro_f1", "rmse", "joint"] = "accuracy"
+    """Validation score that picks the best epoch and that early stopping watches. Of models that
+    say places also rmse (world units, lowest), and joint = balanced accuracy - 0.1 x rmse / (rmse
+    of always answering the mean of the training targets)."""
+    keep_every_epochs: int | None = Field(default=None, ge=1)
+    """Also keep the weights of every many epochs, in checkpoints/epoch_02 and so on."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Epochs without a better validation score before training ends; None = never."""
     early_stopping_min_delta: float = Field(default=0.0, ge=0)

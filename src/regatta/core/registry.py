@@ -222,6 +222,7 @@ PROTOCOLS: Registry[Callable[..., Any]] = Registry("protocol", "PROTOCOLS", ("re
 
 ALL: dict[str, Registry[Any]] = {
     "models": MODELS,
+    "extractors": EXTRACTORS,
     "sources": SOURCES,
     "protocols": PROTOCOLS,
     "oracles": ORACLES,

@@ -32,8 +32,14 @@ from regatta.evaluation.predict import (
 from regatta.evaluation.progress import Progress
 from regatta.evaluation.protocols import Average
 from regatta.evaluation.view_scores import average_views
+from regatta.models.contracts import HasPositions
 from regatta.records.conditions import Condition
-from regatta.records.predictions import TRUTH_COLUMNS, write_part
+from regatta.records.predictions import (
+    HORIZON_COLUMN,
+    POSITION_COLUMNS,
+    TRUTH_COLUMNS,
+    write_part,
+)
 
 
 class Truth(NamedTuple):
@@ -46,6 +52,13 @@ class Truth(NamedTuple):
     clip_key: str
 
 
+class Places(NamedTuple):
+    """Where something truly is, for each of the targets of a model that says so, in world units."""
+
+    targets: tuple[tuple[float, float, float] | None, ...]
+    horizons_frames: tuple[int, ...]
+
+
 class Row(NamedTuple):
     """One prediction to come."""
 
@@ -54,6 +67,8 @@ class Row(NamedTuple):
     truth: Truth
     places: tuple[int, ...]
     """Rows of the part's scores, one per view."""
+    truths: Places | None = None
+    """For a model with `contracts.HasPositions`."""
 
 
 @dataclass
@@ -184,6 +199,7 @@ class PartJudge:
         self._rows: list[Row] = []
         self._queued = 0
         self.scores_DHK = np.empty((0, 0, 0), dtype=np.float32)
+        self.positions_DP3: np.ndarray | None = None
         self.forward_seconds = 0.0
 
     def expect(self, rows: Sequence[Row], *, distinct: int) -> None:
@@ -200,11 +216,15 @@ class PartJudge:
             RunError: scores are not finite, naming the first such row; or not one set per head.
         """
         scores, self.forward_seconds = self.forward.finish()
+        scores = self._without_positions(scores)
         self.scores_DHK = scores if scores.ndim == 3 else scores[:, None]
         heads, wanted = self.scores_DHK.shape[1], len(self.entry.folders)
         if heads != wanted:
             raise RunError(f"the model names {wanted} heads but answers {heads}", where=self.run_id)
         finite = [bool(np.isfinite(scores_HK).all()) for scores_HK in self.scores_DHK]
+        if self.positions_DP3 is not None:
+            of_places = np.isfinite(self.positions_DP3).all(axis=(1, 2))
+            finite = [whole and bool(place) for whole, place in zip(finite, of_places, strict=True)]
         for row in self._rows:
             if not all(finite[place] for place in row.places):
                 raise RunError(
@@ -212,6 +232,25 @@ class PartJudge:
                     where=f"sample {row.sample.sample_id}, condition {row.condition.id}",
                     hint="its weights or its precision are broken: train it again or judge in fp32",
                 )
+
+    def _without_positions(self, outputs_DF: np.ndarray) -> np.ndarray:
+        """Logits [D, P, K], the same for each target, of a model that says places [D, P, 3] too."""
+        module = self.entry.module
+        if not isinstance(module, HasPositions):
+            return outputs_DF
+        targets = len(module.position_names)
+        self.positions_DP3 = outputs_DF[:, -3 * targets :].reshape(-1, targets, 3)
+        return np.repeat(outputs_DF[:, None, : -3 * targets], targets, axis=1)
+
+    def _place_columns(self, rows: Sequence[Row], target: int) -> dict[str, Any]:
+        if self.positions_DP3 is None:
+            return {}
+        said = [self.positions_DP3[row.places[0], target] for row in rows]
+        known = [row.truths.targets[target] if row.truths else None for row in rows]
+        horizons = [row.truths.horizons_frames[target] if row.truths else None for row in rows]
+        values = [(*place, *(true or (None,) * 3)) for place, true in zip(said, known, strict=True)]
+        columns = dict(zip(POSITION_COLUMNS, zip(*values, strict=True), strict=True))
+        return {**columns, HORIZON_COLUMN: horizons}
 
     def write(self, spent: Spent, *, shared_by: int) -> None:
         """Write the part, then its cost; `shared_by` entries divide the spent seconds.
@@ -233,7 +272,8 @@ class PartJudge:
         for head, folder in reversed(list(enumerate(self.entry.folders))):
             scores_DK = self.scores_DHK[:, head]
             scores = [average_views(scores_DK[list(row.places)], average) for row in rows]
-            write_part(folder, self._part.number, columns, np.stack(scores))
+            own = columns | self._place_columns(rows, head)
+            write_part(folder, self._part.number, own, np.stack(scores))
         cost = PartCost(
             samples=len(self._part.samples),
             clips=len(rows),

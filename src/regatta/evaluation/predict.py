@@ -27,7 +27,7 @@ from torch import nn
 
 from regatta.core.errors import RunError
 from regatta.data.transforms import normalise
-from regatta.models.contracts import HasHeads
+from regatta.models.contracts import HasHeads, HasPositions
 from regatta.models.spec import ModelSpec
 from regatta.records.predictions import HEADS_FOLDER
 
@@ -54,8 +54,10 @@ class JudgedEntry:
 
     @property
     def folders(self) -> list[Path]:
-        """Where the scores of each head go; the answer of the whole system stands first."""
+        """Where the scores of each head, or of each target, go; the answer of the whole system stands first."""
         names = self.module.head_names[1:] if isinstance(self.module, HasHeads) else ()
+        if isinstance(self.module, HasPositions):
+            names = self.module.position_names[1:]
         return [self.folder, *(self.folder / HEADS_FOLDER / name for name in names)]
 
 

@@ -145,6 +145,8 @@ class HasPositions(Protocol):
 
     position_names: tuple[str, ...]
     """P targets, ("forecast",) or also ("last-visible",); the first is selected on and judged."""
+    position_mean: torch.Tensor
+    """[P, 3] mean of the training targets."""
     position_sd: torch.Tensor
     """[P, 3] standard deviation of each coordinate over the training targets."""
     log_variances: torch.Tensor | None

@@ -37,11 +37,14 @@ HEADS_FOLDER = "heads"
 """Below a run's predictions: those of its further heads, each in a folder of its name."""
 OOD_FOLDER = "ood"
 """Below a run's predictions: those on sets of images from elsewhere, each in a folder."""
+POSITION_COLUMNS = ("pred_x", "pred_y", "pred_z", "target_x", "target_y", "target_z")
+HORIZON_COLUMN = "horizon_frames"
 TRUTH_COLUMNS = ("distinct_frames", "span_seconds", "rate_hz", "pad_share")
 
 
-def part_schema(classes: int) -> pa.Schema:
+def part_schema(classes: int, *, has_positions: bool = False) -> pa.Schema:
     """Arrow schema of a part for `classes` classes."""
+    places = [(name, pa.float32()) for name in POSITION_COLUMNS]
     return pa.schema(
         [
             ("sample_id", pa.string()),
@@ -54,6 +57,7 @@ def part_schema(classes: int) -> pa.Schema:
             ("rate_hz", pa.float64()),
             ("pad_share", pa.float64()),
             ("clip_key", pa.string()),
+            *([*places, (HORIZON_COLUMN, pa.int32())] if has_positions else []),
         ]
     )
 
@@ -68,13 +72,14 @@ def write_part(folder: Path, number: int, columns: dict[str, Any], scores: np.nd
 
     Args:
         folder: `RunFolder.predictions(protocol_id)`.
-        columns: every column of the schema except scores, each of length N.
+        columns: every column of the schema except scores, each of length N; with those of places
+            where the model says one.
         scores: float32 [N, K].
     """
     path = part_path(folder, number)
     flat = pa.array(np.ascontiguousarray(scores, dtype=np.float32).reshape(-1))
     arrays = {**columns, "scores": pa.FixedSizeListArray.from_arrays(flat, scores.shape[1])}
-    schema = part_schema(scores.shape[1])
+    schema = part_schema(scores.shape[1], has_positions=HORIZON_COLUMN in columns)
     table = pa.table({name: arrays[name] for name in schema.names}, schema=schema)
     # A dictionary of scores, which hardly ever repeat, makes a part half as large again and its
     # writing four times as slow.
@@ -189,6 +194,12 @@ class RunPredictions:
     """Oracle accuracy per condition where the source knows it, else empty."""
     origin: dict[str, Any] = field(default_factory=dict)
     """What an import recorded of its file; empty for predictions that were made here."""
+    positions: np.ndarray | None = None
+    """float32 [C, N, 3] in world units, of a model that says a place; None of any other."""
+    targets: np.ndarray | None = None
+    """float32 [N, 3], the true places; NaN where not known."""
+    horizon_frames: int | None = None
+    """Frames from the last shown one to the target; 0 = the place in the last frame."""
 
     def correct(self) -> np.ndarray:
         """bool [C, N]; the first of equal highest scores wins."""
@@ -240,7 +251,18 @@ def read_run_predictions(folder: Path, *, run_id: str, entry: str, seed: int) ->
         cost=complete["cost"],
         ceiling=complete["ceiling"] if "ceiling" in complete else _ceiling(folder),
         origin=complete.get("import", {}),
+        **_places(columns, row_at, shape),
     )
+
+
+def _places(columns: pa.Table, row_at: np.ndarray, shape: tuple[int, int]) -> dict[str, Any]:
+    """`positions`, `targets` and `horizon_frames` of a grid; nothing where the parts have none."""
+    if HORIZON_COLUMN not in columns.column_names:
+        return {}
+    found = np.stack([columns[name].to_numpy() for name in POSITION_COLUMNS], axis=1)
+    found = found.astype(np.float32)[row_at].reshape(*shape, 6)
+    horizon = int(columns[HORIZON_COLUMN][0].as_py())
+    return {"positions": found[..., :3], "targets": found[0, :, 3:], "horizon_frames": horizon}
 
 
 def _ceiling(folder: Path) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 runs/<study>/
   study.yaml  manifest.parquet  data.json  motion.json  prepare.json  lease.json
-  windows.safetensors  images.safetensors  splits/  features/  film/<protocol-id>/
+  windows.safetensors  images.safetensors  scenes/  splits/  features/  film/<protocol-id>/
   supervisor.log  prepare.log  judge-N.log  compare.log  report.log
   runs/<run-id>/  run.json  inputs.json  status.json  metrics.jsonl  log.txt
                   weights.json  label_indices.csv  training_results.json
@@ -120,6 +120,11 @@ class StudyFolder:
     def images(self) -> Path:
         """The images of all splits, and the parts of those that are trained on."""
         return self.path / "images.safetensors"
+
+    @property
+    def scenes(self) -> Path:
+        """Pictures and tracks of all scenes, and what judging found out about them."""
+        return self.path / "scenes"
 
     @property
     def splits(self) -> Path:

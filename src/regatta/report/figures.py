@@ -14,6 +14,7 @@ from regatta.report.motion_figures import motion_figures
 from regatta.report.pareto_part import cost_figure
 from regatta.report.profile_part import profile_figures
 from regatta.report.protocol_figures import protocol_figures
+from regatta.report.scene_figures import scene_figures
 from regatta.report.stability_figures import stability_figures
 from regatta.report.style import Drawn, figure_style
 from regatta.report.window_figures import window_figures
@@ -26,6 +27,7 @@ def draw_figures(material: Material) -> dict[str, Drawn]:
             *protocol_figures(material),
             *comparison_figures(material),
             *fusion_figures(material),
+            *scene_figures(material),
             cost_figure(material),
             *agreement_figures(material),
             *factor_figures(material),

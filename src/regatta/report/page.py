@@ -30,6 +30,8 @@ from regatta.report import (
     pareto_part,
     perturbations,
     profile_part,
+    scene_part,
+    scene_tables,
     stability_tables,
 )
 from regatta.report.browser import browser_view
@@ -128,6 +130,7 @@ def report_tables(material: Material) -> dict[str, Table]:
         costs.costs_table(material),
         pareto_part.pareto_table(material),
         *fusion_tables.fusion_tables(material),
+        *scene_tables.scene_tables(material),
         contents.pairs_table(material),
         agreement_tables.power_table(material),
         agreement_tables.agreement_table(material),
@@ -251,6 +254,7 @@ def page_view(
         "contrasts": contrast_view(material),
         "factors": factor_tables.factor_view(material),
         "fusion": fusion_part.fusion_view(material),
+        "scenes": scene_part.scene_view(material),
         "stability": stability_tables.stability_view(material),
         "class_maps": [f for name, f in figures.items() if name.startswith("class_conditions")],
         "grid": condition_truths(material),
@@ -278,7 +282,7 @@ def lede_sentences(material: Material) -> list[str]:
     """Under the verdict: where it holds, what averages say, what an open one could have seen."""
     comparison = material.comparison
     count = len(comparison["conditions"])
-    found = fusion_part.lede(material)
+    found = [*fusion_part.lede(material), *scene_part.lede(material)]
     if count > 1:
         name = material.condition_name(comparison["headline_condition"])
         found.append(f"This is at {name}, the headline of {count} conditions.")

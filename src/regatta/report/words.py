@@ -36,10 +36,12 @@ FOREIGN = Words("sample", "samples", "group", "groups", "sample", "FLOPs per sam
 
 
 IMAGE = Words("image", "images", "group", "groups", "file", "MACs per image", 0.5)
+SCENE = Words("scene", "scenes", "group", "groups", "scene", "MACs per scene", 0.5)
+"""Seen by one camera or several at once."""
 
 
 def source_kind(source: str) -> str:
-    """video, signal or image; a source that is not known here is one of videos."""
+    """video, signal, image or scene; a source that is not known here is one of videos."""
     listed = SOURCES.listed.get(source)
     return listed.kind if listed else "video"
 
@@ -50,7 +52,7 @@ def words_of(source: str, notes: Iterable[object]) -> Words:
         return FOREIGN
     kind = source_kind(source)
     if kind != "signal":
-        return IMAGE if kind == "image" else VIDEO
+        return {"image": IMAGE, "scene": SCENE}.get(kind, VIDEO)
     unknown = any(words in str(text) for text in notes for words in NO_SUBJECTS)
     group = "block" if unknown else "subject"
     # A multiply-add is two floating point operations.

@@ -76,6 +76,18 @@ def write_slot(root: Path, content: SavedRun) -> Path:
     return slot
 
 
+def keep_slot(slot: Path, name: str) -> None:
+    """Keep a slot for good beside the resume points, under links to the same files."""
+    kept, partial = slot.parent / name, slot.parent / f".{name}{PARTIAL_SUFFIX}"
+    if kept.exists():
+        # A killed attempt kept it before its last record: what a resume gives is the same.
+        shutil.rmtree(kept)
+    with _named_disk_error(partial, need_bytes=0):
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(slot, partial, copy_function=os.link)
+        os.rename(partial, kept)
+
+
 def pick_slot(root: Path, *, identity: dict[str, Any]) -> Path | None:
     """The newest whole slot, or None when there is none; removes what interrupted writes left.
 

@@ -85,10 +85,10 @@ class TaskGradients:
 
     def backward(self, result: BatchLoss, scaler: torch.amp.GradScaler, *, samples: int) -> None:
         """Add the gradients of one micro-batch: two backward passes through one graph."""
-        individual = result.individual_loss
-        assert result.global_loss is not None
+        individual = result.second_loss
+        assert result.first_loss is not None
         assert individual is not None
-        scaler.scale(result.global_loss / samples).backward(retain_graph=individual.requires_grad)
+        scaler.scale(result.first_loss / samples).backward(retain_graph=individual.requires_grad)
         if not individual.requires_grad:
             return
         parameters = (*self.rule.experts, *self.rule.others)

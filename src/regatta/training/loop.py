@@ -27,8 +27,9 @@ from regatta.training.distributed import ONE_PROCESS, Ranks, spread_over_devices
 from regatta.training.ema import WeightAverage
 from regatta.training.energy import EnergyMeter, open_meter
 from regatta.training.gradient_conflict import conflict_rule
-from regatta.training.loss import build_loss, class_weights
+from regatta.training.loss import class_weights
 from regatta.training.mix import Mixing
+from regatta.training.motion_loss import recipe_loss
 from regatta.training.optimizers import build_optimizer
 from regatta.training.precision import choose_precision, reproducible_math
 from regatta.training.progress import Progress
@@ -212,7 +213,7 @@ def build_parts(
         scaler=precision.new_scaler(),
         preparation=Preparation(device, precision, spec.mean, spec.std),
         ranks=ranks,
-        loss=build_loss(train, weights_K),
+        loss=recipe_loss(train, module, weights_K),
         mixing=Mixing(train.mixup, train.cutmix, train.mix_share) if mixes else None,
         clip_norm=train.clip_norm,
         full_samples=train.batch_size * train.accumulate,

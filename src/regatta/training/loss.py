@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch.nn import functional
@@ -29,21 +29,22 @@ class BatchLoss:
     correct: torch.Tensor
     """Samples whose highest score is their label's; a mixed sample counts its share. Of several
     heads, the first alone."""
-    global_loss: torch.Tensor | None = None
-    """With a graph; `loss` is this + alpha x `individual_loss`. None = the model has one head."""
-    individual_loss: torch.Tensor | None = None
-    """With a graph; the sum or mean over the experts of what `global_loss` is of the first head."""
+    first_loss: torch.Tensor | None = None
+    """With a graph; the part of `loss` that the first column of `part_columns` names. None = the
+    loss has one part."""
+    second_loss: torch.Tensor | None = None
+    """With a graph; the other part, before it is weighted."""
 
     def sums(self) -> torch.Tensor:
-        """Loss, weight and correct [3]; with several heads both parts of the loss as well [5]."""
-        parts = (self.loss, self.weight, self.correct, self.global_loss, self.individual_loss)
+        """Loss, weight and correct [3]; of a loss of two parts both as well [5]."""
+        parts = (self.loss, self.weight, self.correct, self.first_loss, self.second_loss)
         return torch.stack([part.detach() for part in parts if part is not None])
 
     @classmethod
-    def nothing(cls, logits: torch.Tensor) -> BatchLoss:
-        """Zeros that hang on the graph of `logits`, for a batch without samples."""
-        zero = logits.float().sum() * 0.0
-        parts = (zero, zero) if logits.dim() == 3 else (None, None)
+    def nothing(cls, outputs: torch.Tensor, *, has_parts: bool) -> BatchLoss:
+        """Zeros that hang on the graph of `outputs`, for a batch without samples."""
+        zero = outputs.float().sum() * 0.0
+        parts = (zero, zero) if has_parts else (None, None)
         return cls(zero, zero.detach(), zero.detach(), *parts)
 
 
@@ -66,6 +67,12 @@ class TrainingLoss:
     class_weights_K: torch.Tensor | None = None
     alpha: float = 1.0
     reduction: Literal["sum", "mean"] = "sum"
+    part_columns: ClassVar[tuple[str, str]] = ("loss_global", "loss_individual")
+    """Of metrics.jsonl; a model of one head has neither."""
+
+    def nothing(self, logits: torch.Tensor) -> BatchLoss:
+        """Of a batch without samples."""
+        return BatchLoss.nothing(logits, has_parts=logits.dim() == 3)
 
     def of(self, logits: torch.Tensor, labels: torch.Tensor | MixedLabels) -> BatchLoss:
         """The sums in float32.

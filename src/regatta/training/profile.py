@@ -16,14 +16,15 @@ import torch
 from torch import nn
 
 from regatta.config.schema import TrainSection
+from regatta.data.scene_loader import SceneBatch
 from regatta.data.window_loader import WindowBatch
 from regatta.models.parameters import set_training_mode
 from regatta.models.spec import ModelSpec
 from regatta.records.profile_table import OUT_OF_MEMORY, ProfileRow
-from regatta.training.batches import BatchSource
+from regatta.training.batches import Batch, BatchSource
 from regatta.training.distributed import ONE_PROCESS
 from regatta.training.loop import build_parts
-from regatta.training.loss import build_loss
+from regatta.training.motion_loss import loss_of, recipe_loss
 from regatta.training.precision import choose_precision, reproducible_math
 from regatta.training.profile_memory import (
     MemoryMeter,
@@ -90,13 +91,18 @@ class Subject:
     flops: int | None = None
     whole: nn.Module | None = None
     has_scores: bool = True
+    targets: torch.Tensor | None = None
+    """float32 [N, P, 3], for a model that says places."""
 
-    def batch(self, size: int) -> WindowBatch:
+    def batch(self, size: int) -> Batch:
         """`size` samples on the device, as the loader gives them."""
         rows = torch.arange(size) % len(self.inputs)
         inputs, labels = self.inputs[rows], self.labels[rows]
         ids = [str(row) for row in rows.tolist()]
-        return WindowBatch(inputs.to(self.device), labels.to(self.device), ids)
+        inputs, labels = inputs.to(self.device), labels.to(self.device)
+        if self.targets is not None:
+            return SceneBatch(inputs, labels, self.targets[rows].to(self.device), ids)
+        return WindowBatch(inputs, labels, ids)
 
 
 def measure(
@@ -211,7 +217,7 @@ def time_loader(
     return _with_memory(row, meter.use())
 
 
-Ready = Callable[[WindowBatch], Any]
+Ready = Callable[[Batch], Any]
 Call = Callable[[Any], object]
 
 
@@ -232,7 +238,7 @@ def _forward(subject: Subject, unit: Unit, precision: str) -> tuple[Ready, Call]
     called = _compiled(module, subject.train) if unit.compiled else module
     prepare = _preparation(subject, precision)
 
-    def call(batch: WindowBatch) -> torch.Tensor:
+    def call(batch: Batch) -> torch.Tensor:
         with torch.inference_mode(), prepare.precision.autocast():
             return called(prepare.inputs(batch.inputs))
 
@@ -243,13 +249,13 @@ def _backward(subject: Subject, _unit: Unit, precision: str) -> tuple[Ready, Cal
     """The backward pass alone: the loss and its graph are made untimed."""
     module = subject.module.to(subject.device)
     _set_mode(subject)
-    prepare, loss = _preparation(subject, precision), build_loss(subject.train)
+    prepare, loss = _preparation(subject, precision), recipe_loss(subject.train, module)
 
-    def ready(batch: WindowBatch) -> torch.Tensor:
+    def ready(batch: Batch) -> torch.Tensor:
         module.zero_grad(set_to_none=True)
         with prepare.precision.autocast():
             logits = module(prepare.inputs(batch.inputs))
-        return loss.of(logits, batch.labels).loss / len(batch.labels)
+        return loss_of(loss, logits, batch.labels, batch).loss / len(batch.labels)
 
     return ready, lambda loss: loss.backward()
 
@@ -274,7 +280,7 @@ def _step(subject: Subject, unit: Unit, precision: str) -> tuple[Ready, Call]:
     )
     _set_mode(subject)
 
-    def call(batch: WindowBatch) -> object:
+    def call(batch: Batch) -> object:
         return take_step(parts, iter([batch]), micro_batches=1, stop_asked=lambda: False, seed=0)
 
     return lambda batch: batch, call

@@ -105,6 +105,7 @@ def check_recipe(train: TrainSection, spec: ModelSpec, *, on_features: bool = Fa
             where="train.cutmix",
             hint=instead,
         )
+    _check_places(train, spec)
     asked = asked_of_experts(train)
     if asked and not has_experts(spec):
         raise no_experts_error(asked[0], spec)
@@ -116,6 +117,21 @@ def check_recipe(train: TrainSection, spec: ModelSpec, *, on_features: bool = Fa
         )
     if train.gradient_conflict == "pcgrad":
         _check_conflict(train)
+
+
+def _check_places(train: TrainSection, spec: ModelSpec) -> None:
+    if spec.kind != "scene" and train.select_by in ("rmse", "joint"):
+        raise ConfigError(
+            f"{spec.name} says no places, which select_by: {train.select_by} is about",
+            where="train.select_by",
+            hint="choose accuracy, balanced_accuracy or macro_f1",
+        )
+    if spec.kind == "scene" and (train.mixup or train.cutmix):
+        raise ConfigError(
+            "mixed scenes have no place of their own to learn",
+            where="train.mixup" if train.mixup else "train.cutmix",
+            hint="leave mixup and cutmix out for models that say places",
+        )
 
 
 def has_experts(spec: ModelSpec) -> bool:

@@ -59,13 +59,13 @@ def devices_of_run(train: TrainSection, ranks: Ranks) -> int:
 def head_columns(
     parts: StepParts, outcome: StepOutcome, state: TrainerState, *, resting: bool
 ) -> dict[str, Any]:
-    """Columns of a training record that only a model with several heads has; none for others.
+    """Columns of a training record that only a loss of two parts or several heads have.
 
     Losses are means over the samples of the epoch so far, so the last record of an epoch has them
     of all of it. Rates and norms are those of the step; 0 and None where experts do not learn.
     """
     if parts.system is None:
-        return {}
+        return state.head_losses()
     groups, rates = parts.optimizer.param_groups, {}
     for column, number in parts.system.rate_groups.items():
         rests = resting and column == "experts_lr"
@@ -107,6 +107,7 @@ def results_record(
         "temperature": best.get("temperature"),
         # Of the best epoch: name of each head but the first -> loss, accuracy.
         **({"heads": best["heads"]} if "heads" in best else {}),
+        **({"best_val_mse": best["val_mse"]} if "val_mse" in best else {}),
         # Judging fills it in.
         "test_acc": None,
         "stopped_early": state.stopped_early,

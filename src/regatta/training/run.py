@@ -21,6 +21,7 @@ from regatta.core.errors import DataError, StopRequested
 from regatta.core.files import plain, write_json
 from regatta.core.seeds import derive_seed
 from regatta.core.signals import StopFlag
+from regatta.models.contracts import HasPositions
 from regatta.models.parameters import set_training_mode
 from regatta.models.spec import ModelSpec
 from regatta.models.weights import save_model
@@ -31,7 +32,12 @@ from regatta.training.components import rest_experts
 from regatta.training.distributed import copy_first_buffers
 from regatta.training.ema import WeightAverage
 from regatta.training.energy import EnergyMeter, whole_energy
-from regatta.training.optimizers import optimizer_record, restore_optimizer, set_learning_rates
+from regatta.training.optimizers import (
+    moments_of,
+    optimizer_record,
+    restore_optimizer,
+    set_learning_rates,
+)
 from regatta.training.progress import Progress
 from regatta.training.recipe import Rates
 from regatta.training.records import MetricsLog, clear_partials, head_columns, results_record
@@ -145,6 +151,7 @@ class TrainingRun:
                 ranks=ranks,
                 keep_going=self._keep_validating,
                 head_names=names_of_heads(self.whole),
+                places=self.module if isinstance(self.module, HasPositions) else None,
             )
             if score is not None:
                 self._close_epoch(score)
@@ -183,7 +190,7 @@ class TrainingRun:
         root = self.folder.checkpoints
         clear_partials(self.folder)
         slot = checkpoint.pick_slot(root, identity=self._identity)
-        moments = (2 if self.train.optimizer == "adamw" else 1) + (self.average is not None)
+        moments = moments_of(self.train.optimizer) + (self.average is not None)
         checkpoint.ensure_free_space(root, self.module, moments_each=moments)
         return slot
 
@@ -213,7 +220,7 @@ class TrainingRun:
                 weight=outcome.weight,
                 correct=outcome.correct,
                 count=outcome.samples,
-                head_sums=outcome.head_sums,
+                part_sums=outcome.part_sums,
             )
         if outcome.verdict == "applied" and self.average is not None:
             self.average.update(state.step - 1)
@@ -270,6 +277,7 @@ class TrainingRun:
             val_acc=score.accuracy,
             val_balanced_accuracy=score.balanced_accuracy,
             val_macro_f1=score.macro_f1,
+            **{f"val_{name}": value for name, value in score.of_positions.items()},
         )
         if ranks.is_first:
             logger.info("epoch %d of %d: %s", state.epoch, self.train.epochs, record)
@@ -288,6 +296,7 @@ class TrainingRun:
             accuracy=score.accuracy,
             balanced_accuracy=score.balanced_accuracy,
             macro_f1=score.macro_f1,
+            **score.of_positions,
             samples_per_second=score.samples / seconds,
             seconds=seconds,
             **heads,
@@ -329,7 +338,10 @@ class TrainingRun:
             "optimizer": scalars,
         }
         content = checkpoint.SavedRun(weights, tensors, record)
-        checkpoint.write_slot(self.folder.checkpoints, content)
+        slot = checkpoint.write_slot(self.folder.checkpoints, content)
+        every, state = self.train.keep_every_epochs, self.state
+        if every and state.position == 0 and state.epoch and state.epoch % every == 0:
+            checkpoint.keep_slot(slot, f"epoch_{state.epoch:02d}")
 
     def _write_results(self) -> dict[str, Any]:
         best = self.state.best

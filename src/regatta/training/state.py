@@ -9,23 +9,37 @@ SCORE_KEYS = {
     "accuracy": "val_acc",
     "balanced_accuracy": "val_balanced_accuracy",
     "macro_f1": "val_macro_f1",
+    "rmse": "val_rmse",
+    "joint": "val_joint",
 }
 """`train.select_by` -> its column of the history."""
+LOWER_IS_BETTER = ("val_rmse",)
 HISTORY_KEYS = (
     "epoch",
     "step",
     "train_loss",
     "train_acc",
     "val_loss",
-    *SCORE_KEYS.values(),
+    "val_acc",
+    "val_balanced_accuracy",
+    "val_macro_f1",
     "learning_rates",
     "epoch_times",
 )
 """Columns of the history: one value per epoch; fractions, the last rate, seconds."""
 HEAD_LOSSES = ("loss_global", "loss_individual")
 """Parts of the training loss of a model with several heads; the second before it is weighted."""
+MOTION_KEYS = ("loss_class", "loss_position", "val_mse", "val_rmse", "val_joint")
+"""What a model that says places has beside: parts of its training loss, and of validation the error
+in world units and `selection.joint_score`."""
 ROUNDING_POINTS = 1e-9
 """A gain of exactly the least difference is none, however its subtraction is rounded."""
+
+
+def score_of(record: dict[str, Any], by: str) -> float:
+    """The score that `train.select_by` means, turned so that higher is better."""
+    key = SCORE_KEYS[by]
+    return -record[key] if key in LOWER_IS_BETTER else record[key]
 
 
 @dataclass
@@ -46,7 +60,7 @@ class TrainerState:
     correct: float = 0.0
     """Of those samples, in training mode."""
     head_sums: dict[str, float] = field(default_factory=dict)
-    """Parts of `loss_sum`, of a model with several heads: column -> sum."""
+    """Parts of `loss_sum`, where it has two: column -> sum."""
     lr: float = 0.0
     """Of the last step."""
     epoch_seconds: float = 0.0
@@ -87,10 +101,10 @@ class TrainerState:
         weight: float,
         correct: float,
         count: int,
-        head_sums: tuple[float, float] | None = None,
+        part_sums: dict[str, float] | None = None,
     ) -> None:
         """Add a step to the current epoch's training loss and accuracy."""
-        for column, value in zip(HEAD_LOSSES, head_sums or (), strict=False):
+        for column, value in (part_sums or {}).items():
             self.head_sums[column] = self.head_sums.get(column, 0.0) + value
         self.loss_sum += loss_sum
         self.loss_weight += weight
@@ -98,8 +112,8 @@ class TrainerState:
         self.loss_samples += count
 
     def head_losses(self) -> dict[str, float]:
-        """Both parts of the epoch's training loss so far, means over its samples; none where the
-        model has one head."""
+        """Both parts of the epoch's training loss so far, means over its samples; none where it has
+        one part."""
         return {column: value / self.loss_weight for column, value in self.head_sums.items()}
 
     def close_epoch(self, **scores: float) -> dict[str, Any]:
@@ -126,21 +140,21 @@ class TrainerState:
         return record
 
     def history_columns(self) -> dict[str, list[Any]]:
-        """The columns of `HISTORY_KEYS`, and of a model with several heads `HEAD_LOSSES`."""
-        of_heads = [key for key in HEAD_LOSSES if any(key in record for record in self.history)]
-        columns = (*HISTORY_KEYS, *of_heads)
+        """The columns of `HISTORY_KEYS`, and those of `HEAD_LOSSES` and `MOTION_KEYS` that any
+        epoch has."""
+        more = (*HEAD_LOSSES, *MOTION_KEYS)
+        columns = (*HISTORY_KEYS, *(k for k in more if any(k in r for r in self.history)))
         return {key: [record.get(key) for record in self.history] for key in columns}
 
     def is_better(self, record: dict[str, Any], *, by: str) -> bool:
-        """A higher validation score than the best so far; if equal, a lower validation loss.
+        """A better validation score than the best so far; if equal, a lower validation loss.
 
         Equal in both keeps the earlier epoch.
         """
         if self.best is None:
             return True
-        key = SCORE_KEYS[by]
-        score = (record[key], -record["val_loss"])
-        return score > (self.best[key], -self.best["val_loss"])
+        score = (score_of(record, by), -record["val_loss"])
+        return score > (score_of(self.best, by), -self.best["val_loss"])
 
     def count_gain(self, record: dict[str, Any], *, by: str, least_points: float) -> None:
         """Take the record's score as a gain when it is more than `least_points` percentage points
@@ -148,7 +162,7 @@ class TrainerState:
 
         Many small steps up count once they add up: each is measured from the same score.
         """
-        score = record[SCORE_KEYS[by]]
+        score = score_of(record, by)
         before = self.gain_score
         if before is None or 100 * (score - before) > least_points + ROUNDING_POINTS:
             self.gain_score, self.gain_epoch = score, record["epoch"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -24,6 +24,7 @@ from regatta.training.distributed import Ranks
 from regatta.training.gradient_conflict import ConflictRule
 from regatta.training.loss import BatchLoss, TrainingLoss
 from regatta.training.mix import Mixing, StepMixer
+from regatta.training.motion_loss import MotionLoss, loss_of
 from regatta.training.precision import Precision
 from regatta.training.sharded import gradient_sync_hold, whole_tensor
 
@@ -65,7 +66,7 @@ class StepParts:
     scaler: torch.amp.GradScaler
     preparation: Preparation
     ranks: Ranks
-    loss: TrainingLoss
+    loss: TrainingLoss | MotionLoss
     mixing: Mixing | None
     clip_norm: float | None
     full_samples: int
@@ -98,8 +99,8 @@ class StepOutcome:
     """Of this rank."""
     stop_asked: bool
     """At least one rank was asked to stop."""
-    head_sums: tuple[float, float] | None = None
-    """Of several heads: the sums of both parts of the loss, see `loss.BatchLoss`."""
+    part_sums: dict[str, float] = field(default_factory=dict)
+    """Of a loss of two parts: column -> sum of the part, see `loss.BatchLoss`."""
     component_norms: dict[str, float] | None = None
     """Of several heads: norms before clipping, under the names of their columns."""
 
@@ -147,7 +148,7 @@ def take_step(
         # One transfer for all: each would wait for the device.
         found = torch.cat([local, norms.double()]).tolist()
         local_sums, scaled_norms = found[: len(local)], found[len(local) :]
-        loss_sum, weight, correct, *head_sums, samples, stops = parts.ranks.sum(
+        loss_sum, weight, correct, *part_sums, samples, stops = parts.ranks.sum(
             [*local_sums, len(sample_ids), stop_asked()]
         )
         if samples == 0:
@@ -169,7 +170,7 @@ def take_step(
         gradient_norm=true_norm,
         sample_ids=tuple(sample_ids),
         stop_asked=stops > 0,
-        head_sums=(head_sums[0], head_sums[1]) if head_sums else None,
+        part_sums=dict(zip(parts.loss.part_columns, part_sums, strict=False)),
         component_norms=_named_norms(parts, true_norms[len(parts.clipped) :]),
     )
 
@@ -258,7 +259,9 @@ def _forward_loss(parts: StepParts, batch: Batch, mixer: StepMixer | None) -> Ba
         torch.compiler.cudagraph_mark_step_begin()
     with prepare.precision.autocast():
         logits = parts.module(inputs)
-    return BatchLoss.nothing(logits) if empty else parts.loss.of(logits, labels)
+    if empty:
+        return parts.loss.nothing(logits)
+    return loss_of(parts.loss, logits, labels, batch)
 
 
 def _gradients(parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:

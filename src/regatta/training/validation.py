@@ -6,6 +6,7 @@ the others are only recorded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,9 +17,10 @@ from torch.nn import functional
 
 from regatta.core.errors import DataError, NonFiniteError
 from regatta.metrics.classification import mean_f1, recalls
-from regatta.models.contracts import HasHeads
+from regatta.models.contracts import HasHeads, HasPositions
 from regatta.training.batches import BatchSource, open_batches
 from regatta.training.distributed import Ranks
+from regatta.training.motion_loss import HasTargets
 from regatta.training.sharded import is_sharded, no_gradients
 from regatta.training.step import Preparation
 
@@ -40,6 +42,9 @@ class ValidationScore:
     labels_N: np.ndarray
     heads: dict[str, dict[str, float]] = field(default_factory=dict)
     """Name of each head but the first -> its loss and accuracy, as above."""
+    of_positions: dict[str, float] = field(default_factory=dict)
+    """Of a model that says places, for its first target: `mse` (mean over coordinates) and `rmse`
+    in world units, and `joint`, see `joint_score`."""
 
 
 def validate(
@@ -51,6 +56,7 @@ def validate(
     ranks: Ranks,
     keep_going: Callable[[], bool],
     head_names: Sequence[str] = ONE_HEAD,
+    places: HasPositions | None = None,
 ) -> ValidationScore | None:
     """Score the whole validation split, or None when `keep_going` said no between two batches.
 
@@ -59,34 +65,42 @@ def validate(
 
     Args:
         head_names: of a module that gives logits [B, H, K]; see `contracts.HasHeads`.
+        places: the module, where it says places beside the class.
     Raises:
         NonFiniteError: a score is NaN or infinite; names the samples.
         DataError: the split is empty.
     """
-    found = _predict(module, source, (len(head_names), num_classes), preparation, keep_going)
+    width = num_classes + (3 * len(places.position_names) if places else 0)
+    found = _predict(module, source, (len(head_names), width), preparation, keep_going)
     if found is None:
         return None
-    logits_NHK, labels_N, sample_ids = found
+    outputs_NHF, labels_N, targets_NP3, sample_ids = found
+    logits_NHK = outputs_NHF[..., :num_classes]
     logits_NK = logits_NHK[:, 0].contiguous()
     loss = functional.cross_entropy(logits_NK.double(), labels_N, reduction="sum").item()
     others = _other_heads(logits_NHK[:, 1:], labels_N)
+    said_N3 = outputs_NHF[:, 0, num_classes : num_classes + 3]
+    errors = [] if places is None else _place_sums(said_N3, targets_NP3, places)
     cells = labels_N * num_classes + logits_NK.argmax(dim=1)
     counts = torch.bincount(cells, minlength=num_classes**2)
-    loss_sum, samples, *summed = ranks.sum([loss, len(labels_N), *counts.tolist(), *others])
+    summed = ranks.sum([loss, len(labels_N), *counts.tolist(), *others, *errors])
+    loss_sum, samples, *summed = summed
+    errors = summed[len(summed) - len(errors) :]
     if samples == 0:
         raise DataError(
             "the validation split has no sample",
             hint="raise data.validation_fraction, or give the data set a validation split",
         )
-    finite_N = torch.isfinite(logits_NHK).flatten(1).all(dim=1).tolist()
+    finite_N = torch.isfinite(outputs_NHF).flatten(1).all(dim=1).tolist()
     bad_ids = [name for name, ok in zip(sample_ids, finite_N, strict=True) if not ok]
     _refuse_nonfinite([name for share in ranks.gather(bad_ids) for name in share])
     cell_counts, others = summed[: num_classes**2], summed[num_classes**2 :]
     counts_KK = np.array(cell_counts, dtype=np.int64).reshape(num_classes, num_classes)
+    balanced = float(np.nanmean(recalls(counts_KK)))
     return ValidationScore(
         loss=loss_sum / samples,
         accuracy=float(counts_KK.trace() / samples),
-        balanced_accuracy=float(np.nanmean(recalls(counts_KK))),
+        balanced_accuracy=balanced,
         macro_f1=mean_f1(counts_KK),
         samples=int(samples),
         logits_NK=logits_NK.numpy(),
@@ -95,7 +109,39 @@ def validate(
             name: {"loss": others[2 * row] / samples, "accuracy": others[2 * row + 1] / samples}
             for row, name in enumerate(head_names[1:])
         },
+        of_positions=_place_scores(errors, balanced) if errors else {},
     )
+
+
+def joint_score(balanced_accuracy: float, rmse: float, rmse_of_mean: float) -> float:
+    """balanced accuracy - 0.1 x rmse / (rmse of always answering the training targets' mean)."""
+    return balanced_accuracy - 0.1 * rmse / rmse_of_mean
+
+
+def _place_sums(
+    said_N3: torch.Tensor, targets_NP3: torch.Tensor, module: HasPositions
+) -> list[float]:
+    """Samples whose place is known, their squared errors, and those of the training mean."""
+    if not len(targets_NP3):
+        return [0.0, 0.0, 0.0]
+    targets_N3 = targets_NP3[:, 0]
+    known_N = torch.isfinite(targets_N3).all(dim=1)
+    true = targets_N3[known_N].double()
+    mean_3 = module.position_mean[0].cpu().double()
+    squared = [((guess - true) ** 2).mean(dim=1).sum() for guess in (said_N3[known_N], mean_3)]
+    return [float(known_N.sum()), *(float(total) for total in squared)]
+
+
+def _place_scores(sums: Sequence[float], balanced_accuracy: float) -> dict[str, float]:
+    known, squared, of_mean = sums
+    if not known:
+        raise DataError(
+            "no validation sample has a known place to compare with",
+            hint="train on data with labels of places, or on target last-visible",
+        )
+    rmse, rmse_of_mean = math.sqrt(squared / known), math.sqrt(of_mean / known)
+    joint = joint_score(balanced_accuracy, rmse, rmse_of_mean)
+    return {"mse": squared / known, "rmse": rmse, "joint": joint}
 
 
 def names_of_heads(module: nn.Module) -> tuple[str, ...]:
@@ -118,8 +164,10 @@ def _predict(
     shape: tuple[int, int],
     preparation: Preparation,
     keep_going: Callable[[], bool],
-) -> tuple[torch.Tensor, torch.Tensor, list[str]] | None:
-    """Logits float32 [N, H, K], labels [N] (both on the CPU) and ids of this rank's samples."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]] | None:
+    """Outputs float32 [N, H, F], labels [N], places [N, P, 3] where the samples have any (all on
+    the CPU) and ids of this rank's samples."""
+    targets: list[torch.Tensor] = []
     logits: list[torch.Tensor] = [torch.empty(0, *shape, device=preparation.device)]
     labels: list[torch.Tensor] = [torch.empty(0, dtype=torch.int64)]
     sample_ids: list[str] = []
@@ -139,8 +187,11 @@ def _predict(
                 found = module(preparation.inputs(inputs)).float()[:count]
             logits.append(found.reshape(count, *shape))
             labels.append(batch.labels.cpu())
+            if isinstance(batch, HasTargets):
+                targets.append(batch.targets.cpu())
             sample_ids += batch.sample_ids
-        return torch.cat(logits).cpu(), torch.cat(labels), sample_ids
+        places = torch.cat(targets) if targets else torch.empty(0, 0, 3)
+        return torch.cat(logits).cpu(), torch.cat(labels), places, sample_ids
 
 
 def _refuse_nonfinite(sample_ids: list[str]) -> None:

@@ -15,6 +15,7 @@ from regatta.data.image_store import build_images
 from regatta.data.manifest import Dropped, Manifest
 from regatta.data.partition import write_partition
 from regatta.data.scan import build_manifest
+from regatta.data.scene_store import build_scenes
 from regatta.data.windows import build_windows
 from regatta.evaluation.protocols import check_protocol
 from regatta.evaluation.window_protocols import check_window_protocol
@@ -24,7 +25,10 @@ from regatta.worker.study_checks import (
     check_begun_runs,
     check_entries,
     check_image_entries,
+    check_scene_entries,
+    check_scene_settings,
     check_splits,
+    scene_views,
 )
 from regatta.worker.window_inputs import check_inputs
 
@@ -49,6 +53,9 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
         check_image_entries(study, images, manifest)
         if study.partition is not None:
             write_partition(folder.splits, manifest, images.parts, study.partition)
+    elif kind == "scene":
+        manifest, store = _scan_scenes(folder, study, stop, status), None
+        short = dict.fromkeys(needed_frames, 0)
     else:
         manifest, store = _scan_videos(folder, study, stop, status), None
         manifest, short = _settle_short_clips(study, manifest, needed_frames)
@@ -61,6 +68,24 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
     manifest.save(folder.manifest)
     write_json(folder.data_json, _data_facts(study, manifest, short))
     status.end(state="done", phase="")
+
+
+def _scan_scenes(
+    folder: StudyFolder, study: Study, stop: StopFlag, status: StatusWriter
+) -> Manifest:
+    check_scene_settings(study)
+    manifest, store = build_scenes(
+        study.data,
+        folder.scenes,
+        views=scene_views(study),
+        progress=lambda done, total, _what: status.update(
+            {"phase": "scan", "step": done, "total_steps": total}
+        ),
+        stop=lambda: stop.requested,
+    )
+    check_scene_entries(study, store)
+    store.save(folder.scenes)
+    return manifest
 
 
 def _scan_videos(

@@ -29,12 +29,13 @@ from regatta.config.schema import Study
 from regatta.core.errors import RegattaError
 from regatta.core.seeds import derive_seed
 from regatta.evaluation.protocols import Protocol, resolve_protocol
-from regatta.models.contracts import EncodesOnce, FitsDirectly, FitsStatistics
+from regatta.models.contracts import EncodesOnce, FitsDirectly, FitsStatistics, HasPositions
 from regatta.models.parameters import freeze_encoder
 from regatta.models.spec import ModelSpec, resolve_model
 from regatta.records.profile_table import OUT_OF_MEMORY, ProfileRow
 from regatta.records.run_folder import StudyFolder
 from regatta.training.checkpoint import SLOTS_KEPT
+from regatta.training.optimizers import moments_of
 from regatta.training.profile import Pace, Subject, Unit
 from regatta.training.profile_memory import is_out_of_memory
 from regatta.worker.profile_subject import EntryProfile
@@ -131,7 +132,7 @@ def generated_subject(
     if train.augment == "reference" and hasattr(module, "picture_augment"):
         setattr(module, "picture_augment", True)  # noqa: B010 - nn.Module has no such field
     generator = torch.Generator().manual_seed(derive_seed(0, "probe"))
-    if spec.kind == "video":
+    if spec.kind in ("video", "scene"):
         shape = (FEW, *spec.input_shape)
         inputs = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     else:
@@ -147,7 +148,14 @@ def generated_subject(
         inputs,
         torch.arange(len(inputs)) % classes,
         has_scores=False,
+        targets=_any_targets(module, len(inputs)),
     )
+
+
+def _any_targets(module: nn.Module, count: int) -> torch.Tensor | None:
+    if not isinstance(module, HasPositions):
+        return None
+    return torch.zeros(count, len(module.position_names), 3)
 
 
 def disk_facts(subject: Subject) -> dict[str, int]:
@@ -167,7 +175,7 @@ def disk_facts(subject: Subject) -> dict[str, int]:
     on_features = train.freeze_encoder and train.feature_cache and isinstance(whole, EncodesOnce)
     trained = whole.head if on_features and isinstance(whole, EncodesOnce) else whole
     weights = _tensor_bytes(trained)
-    each = (2 if train.optimizer == "adamw" else 1) + (train.ema is not None)
+    each = moments_of(train.optimizer) + (train.ema is not None)
     slot = weights + each * 4 * sum(p.numel() for p in trained.parameters() if p.requires_grad)
     kept = SLOTS_KEPT * slot + weights + model
     return {

@@ -9,6 +9,7 @@ from regatta.config.expand import RunSpec
 from regatta.core.errors import RecordError
 from regatta.data.image_store import ImageStore
 from regatta.data.manifest import Manifest
+from regatta.data.scene_store import SceneStore
 from regatta.data.windows import WindowStore
 from regatta.records.run_folder import RunFolder, StudyFolder
 
@@ -19,12 +20,13 @@ class RunData:
 
     manifest: Manifest
     store: WindowStore | None
-    """None for videos and images."""
+    """None for videos, images and scenes."""
     images: ImageStore | None = None
+    scenes: SceneStore | None = None
 
     @property
     def window(self) -> tuple[int, int] | None:
-        """(channels, samples) of a window; None for videos and images."""
+        """(channels, samples) of a window; None where samples are no windows."""
         return self.store.window if self.store else None
 
 
@@ -46,7 +48,8 @@ def load_run_data(folder: StudyFolder, run_spec: RunSpec) -> RunData:
     manifest = Manifest.load(folder.manifest).of_fold(run_spec.fold)
     store = WindowStore.load(folder.windows) if folder.windows.is_file() else None
     images = ImageStore.load(folder.images) if folder.images.is_file() else None
-    return RunData(manifest, store, images)
+    scenes = SceneStore.load(folder.scenes) if folder.scenes.is_dir() else None
+    return RunData(manifest, store, images, scenes)
 
 
 def load_fold_data(folder: StudyFolder, run_ids: Sequence[str]) -> RunData:

@@ -10,11 +10,15 @@ from regatta.core.files import read_json
 from regatta.data.image_augment import build_image_augment
 from regatta.data.image_store import ImageStore
 from regatta.data.manifest import Manifest
+from regatta.data.scene_loader import build_scene_augment
+from regatta.data.scene_store import SceneStore
+from regatta.evaluation.scene_protocols import resolve_scene_protocol
 from regatta.models.hub import HUB_ID, checkpoint_folder
 from regatta.models.spec import check_default_checkpoint, make_spec, starts_at_random
 from regatta.records.run_folder import StudyFolder
 from regatta.training.recipe import check_recipe
 from regatta.worker.image_parts import check_image_size, check_part
+from regatta.worker.train_scenes import check_scene_shape
 
 
 def check_entries(study: Study, *, window: tuple[int, int] | None = None) -> dict[str, int]:
@@ -64,6 +68,32 @@ def check_image_entries(study: Study, images: ImageStore, manifest: Manifest) ->
             where="fusion.classes",
             hint=f"set fusion.classes: {len(manifest.classes)}",
         )
+
+
+def scene_views(study: Study) -> tuple[int, ...]:
+    """Cameras that any entry looks through, ascending."""
+    specs = [make_spec(e.model, e.size, e.options) for e in study.trained_entries]
+    return tuple(sorted({view for spec in specs for view in spec.views}))
+
+
+def check_scene_settings(study: Study) -> None:
+    """ConfigError, before any picture is made, for a recipe that scenes cannot obey."""
+    for entry in study.trained_entries:
+        train = entry_train(study, entry)
+        if train.augment != "none":
+            build_scene_augment(train.augment_options)
+    resolve_scene_protocol(study.protocol)
+
+
+def check_scene_entries(study: Study, store: SceneStore) -> None:
+    """ConfigError when an entry takes scenes of another shape or from cameras that are not there;
+    DataError when it is to learn places that the data does not know."""
+    for entry in study.trained_entries:
+        where = f"entries.{entry.name}"
+        spec = make_spec(entry.model, entry.size, entry.options, where=where)
+        check_scene_shape(spec, store, where=where)
+        for name in spec.config["options"].get("targets", []):
+            store.targets(store.rows([])[:0], name)
 
 
 def check_begun_runs(folder: StudyFolder, manifest: Manifest) -> None:

@@ -28,6 +28,7 @@ from regatta.worker.sharing import clip_recipes, open_sharing
 from regatta.worker.status_writer import StatusWriter
 from regatta.worker.trackers import open_trackers
 from regatta.worker.train_images import train_on_images
+from regatta.worker.train_scenes import train_on_scenes
 from regatta.worker.train_windows import WindowRun, train_on_windows
 
 
@@ -74,6 +75,17 @@ def _train(
     )
     if data.images is not None:
         return train_on_images(
+            folder,
+            run_spec,
+            run,
+            data,
+            ranks=ranks,
+            stop=stop,
+            report=status.update,
+            observe=observe,
+        )
+    if data.scenes is not None:
+        return train_on_scenes(
             folder,
             run_spec,
             run,
