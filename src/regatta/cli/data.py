@@ -9,7 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from regatta.cli.arguments import RUNS, AsJson, Runs
+from regatta.cli.data_scenes import SOURCE as SCENES
+from regatta.cli.data_scenes import options_of_folder, short_options
 
+_FITTING = {"signal": "cnn1d", "image": "resnet18", "scene": "trajectory"}
+"""A model of each kind of data: a study needs one."""
 SHOWN = 50
 """Most files that are listed on the screen, of each kind."""
 
@@ -48,6 +52,9 @@ def check(
     refuse the data.
     """
     source, root = _named_folder(source, root)
+    if source == SCENES and root is not None:
+        # A folder of scenes says itself what it was made with.
+        overrides = [*(options_of_folder(root) or []), *(overrides or [])]
     facts = _facts(_scan(source, root, split, overrides, runs, as_json))
     _show(facts, as_json)
     if facts["damaged"] and facts["policy"] == "fail":
@@ -62,16 +69,39 @@ def make(
     subjects: Annotated[
         int | None, typer.Option("--subjects", help="Short for --set options.subjects=N.")
     ] = None,
+    per_class: Annotated[
+        int | None, typer.Option("--per-class", help="Scenes per class; --set options.per_class=N.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Draws data and splits; --set split_seed=N.")
+    ] = None,
+    cameras: Annotated[
+        int | None, typer.Option("--cameras", help="Of scenes; --set options.cameras=N.")
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", help="Shown; --set options.frames=N.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option("--size", help="Pixels of a side; --set options.size=N.")
+    ] = None,
     runs: Runs = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Generate a data set (rotors and trajectories as video files, har-synthetic as windows of
-    signals, shapes as images); again = finish what is missing."""
+    """Generate a data set (rotors and paths as video files, trajectories as scenes of several
+    cameras, har-synthetic as windows of signals, shapes as images); again = finish what is missing.
+    """
     from regatta.core.errors import ConfigError
     from regatta.core.registry import SOURCES
 
-    if subjects is not None:
-        overrides = [*(overrides or []), f"options.subjects={subjects}"]
+    short = short_options(
+        subjects=subjects,
+        per_class=per_class,
+        seed=seed,
+        cameras=cameras,
+        frames=frames,
+        size=size,
+    )
+    overrides = [*(overrides or []), *short]
 
     SOURCES.check(source)
     if not SOURCES.listed[source].generates:
@@ -161,6 +191,8 @@ def _named_folder(source: str, root: Path | None) -> tuple[str, Path | None]:
         name = folder.resolve().name.lower().replace(" dataset", "").replace(" ", "-")
         if name in SOURCES.listed:
             return name, folder
+        if options_of_folder(folder) is not None:
+            return SCENES, folder
     return source, root
 
 
@@ -183,7 +215,7 @@ def _scan(
         {
             "name": "data-check",
             "data": content,
-            "entries": [{"signal": "cnn1d", "image": "resnet18", "scene": "trajectory"}.get(kind, "cnn3d")],
+            "entries": [_FITTING.get(kind, "cnn3d")],
         },
         where="regatta data",
     )
@@ -192,6 +224,11 @@ def _scan(
         from regatta.data.image_scan import scan_images
 
         scanned = scan_images(lenient)
+        return scanned.manifest, scanned, study.data.damaged
+    if kind == "scene":
+        from regatta.data.scenes.scan import scan_scenes
+
+        scanned = scan_scenes(lenient)
         return scanned.manifest, scanned, study.data.damaged
     if kind == "signal":
         from regatta.data.window_scan import scan_windows
@@ -267,6 +304,10 @@ def _content_facts(samples: list[Any], content: Any) -> dict[str, Any]:
         from regatta.cli.data_images import image_facts
 
         return image_facts(content)
+    if hasattr(content, "listing"):
+        from regatta.cli.data_scenes import scene_facts
+
+        return scene_facts(content)
     return _window_facts(content)
 
 
@@ -312,7 +353,7 @@ def _show(facts: dict[str, Any], as_json: bool) -> None:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    word = next((f"{key}s" for key in ("window", "image") if key in facts), "samples")
+    word = next((f"{key}s" for key in ("window", "image", "scene") if key in facts), "samples")
     typer.echo(f"{facts['samples']} {word}, {facts['classes']} classes")
     for number, fold in enumerate(facts.get("folds", [])):
         counts = ", ".join(
@@ -334,6 +375,10 @@ def _content_lines(facts: dict[str, Any]) -> list[str]:
         from regatta.cli.data_images import image_lines
 
         return image_lines(facts)
+    if "scene" in facts:
+        from regatta.cli.data_scenes import scene_lines
+
+        return scene_lines(facts)
     return _window_lines(facts) if "window" in facts else _clip_lines(facts)
 
 

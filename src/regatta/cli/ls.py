@@ -10,19 +10,18 @@ from regatta.cli.arguments import AsJson
 from regatta.core.registry import ALL, Registry, unknown_name
 
 SHOWN = ("models", "extractors", "sources", "protocols")
+_NAMES = "models, extractors, sources or protocols"
 FILLED = {"size", "split", "seed", "channels", "length", "dim"}
 """Arguments that other keys of the study or the data set fill: they are no options."""
 
 
 def ls(
-    kind: Annotated[
-        str | None, typer.Argument(help="models, extractors, sources or protocols; all if left out.")
-    ] = None,
+    kind: Annotated[str | None, typer.Argument(help=f"{_NAMES}; all if left out.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the models, extractors (of the model trajectory), sources and protocols that a study file
-    may name: what a sample is to each (video, image, signal or scene; any = all), and its options.
-    """
+    """List the models, extractors (of the model trajectory), sources and protocols that a study
+    file may name: what a sample is to each (video, image, signal or scene; any = all), and its
+    options."""
     if kind is not None and kind not in SHOWN:
         raise unknown_name("list", kind, SHOWN)
     kinds = [kind] if kind else list(SHOWN)

@@ -66,7 +66,7 @@ class TurnFit:
         angle_NM = self.speed_N[:, None] * time
         flat_NM = self.middle_N[:, None] + self.arm_N[:, None] * np.exp(1j * angle_NM)
         height_NM = self.height_N[:, None] + self.rise_N[:, None] * (time - 0.5)
-        own_NM3 = np.stack([flat_NM.real, flat_NM.imag, height_NM], axis=-1)
+        own_NM3 = np.stack([np.real(flat_NM), np.imag(flat_NM), height_NM], axis=-1)
         return own_NM3 @ self.axes_N33
 
 
@@ -79,7 +79,7 @@ def measure_tracks(tracks_NT3: np.ndarray) -> TrackNumbers:
     """Extents and what polynomials leave; float64, NaN for a track that has one."""
     tracks_NT3 = np.asarray(tracks_NT3, dtype=np.float64)
     frames = tracks_NT3.shape[1]
-    known_N = np.isfinite(tracks_NT3).all(axis=(1, 2))
+    known_N = np.asarray(np.isfinite(tracks_NT3).all(axis=(1, 2)))
     safe_NT3 = np.where(known_N[:, None, None], tracks_NT3, 0.0)
     centred_NT3 = safe_NT3 - safe_NT3.mean(axis=1, keepdims=True)
     singular_N3 = np.linalg.svd(centred_NT3, compute_uv=False) / np.sqrt(frames)

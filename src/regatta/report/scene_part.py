@@ -1,4 +1,4 @@
-"""What the page says of a study of scenes in sentences, and what stands beside its attention maps."""
+"""What the page says of a study of scenes in sentences, and of its attention maps."""
 
 from __future__ import annotations
 

@@ -40,7 +40,6 @@ from regatta.report.style import (
     figure_label,
     name_labels,
     new_figure,
-    padded_limits,
 )
 
 EXAMPLES = 4
@@ -155,7 +154,7 @@ def examples_figure(
     figure = new_figure(0.4 + 2.05 * len(examples), 2.15 * rows + 0.1)
     handles: list[Any] = []
     for column, each in enumerate(examples):
-        ax = cast(Axes3D, figure.add_subplot(rows, len(examples), column + 1, projection="3d"))
+        ax = cast("Axes3D", figure.add_subplot(rows, len(examples), column + 1, projection="3d"))
         handles = _draw_space(material, ax, each)
         if cameras:
             flat = figure.add_subplot(rows, len(examples), len(examples) + column + 1)
@@ -201,7 +200,7 @@ def _cube(ax: Axes3D, points: np.ndarray) -> None:
     for axis, name in zip((ax.xaxis, ax.yaxis, ax.zaxis), "xyz", strict=True):
         axis.set_pane_color((1, 1, 1, 0))
         axis.line.set_color(GRID)
-        axis._axinfo["grid"].update({"color": GRID, "linewidth": 0.5})  # noqa: SLF001
+        axis._axinfo["grid"].update({"color": GRID, "linewidth": 0.5})
         axis.set_ticklabels([])
         axis.set_label_text(name)
         axis.labelpad = -12

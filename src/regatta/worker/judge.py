@@ -29,6 +29,7 @@ from regatta.evaluation.judged_parts import JudgeCost
 from regatta.evaluation.part_files import finalize_predictions, write_ceiling
 from regatta.evaluation.predict import JudgedEntry
 from regatta.evaluation.protocols import Protocol, resolve_protocol
+from regatta.evaluation.scene_protocols import resolve_scene_protocol
 from regatta.evaluation.window_protocols import (
     AS_RECORDED,
     WindowProtocol,
@@ -43,6 +44,7 @@ from regatta.worker.film import record_film
 from regatta.worker.image_judging import ImageBench, judge_image_runs, open_elsewhere
 from regatta.worker.motion import measure_motion
 from regatta.worker.run_data import RunData, load_fold_data
+from regatta.worker.scene_judging import SceneBench, judge_scene_runs
 from regatta.worker.status_writer import StatusWriter
 
 _DECODER_PACKAGE = {"pyav": "av", "torchcodec": "torchcodec"}
@@ -87,6 +89,9 @@ def judge(
     manifest, store = data.manifest, data.store
     if data.images is not None:
         _judge_pictures(folder, run_ids, study, data, device, shard, stop, status)
+        return
+    if data.scenes is not None:
+        _judge_scenes(folder, run_ids, study, data, device, shard, stop, status)
         return
     bench = _bench(study, manifest, store)
     with torch.inference_mode():
@@ -159,6 +164,40 @@ def _judge_pictures(
     for run in runs:
         if whole.get(run.run_id) and _is_plain_test(study):
             _note_test_accuracy(run, run.predictions(bench.fingerprint["protocol"]))
+    _end(folder, run_ids, cost, whole.values(), status)
+
+
+def _judge_scenes(
+    folder: StudyFolder,
+    run_ids: list[str],
+    study: Study,
+    data: RunData,
+    device: torch.device,
+    shard: tuple[int, int],
+    stop: StopFlag,
+    status: StatusWriter,
+) -> None:
+    assert data.scenes is not None
+    samples = _judged_samples(study.protocol, data.manifest)
+    fingerprint = _fingerprint(study, data.manifest, samples)
+    protocol = resolve_scene_protocol(study.protocol)
+    bench = SceneBench(study, protocol, data.manifest, data.scenes, samples, fingerprint)
+    # Not inference mode: no gradient can flow through weights that were loaded in it.
+    with torch.no_grad():
+        whole, cost = judge_scene_runs(
+            folder,
+            run_ids,
+            bench,
+            device=device,
+            shard=shard,
+            autocast=torch.bfloat16 if _has_bf16(device) else None,
+            stop=stop,
+            status=status,
+        )
+    for run_id, is_whole in whole.items():
+        run = folder.run(run_id)
+        if is_whole and _is_plain_test(study):
+            _note_test_accuracy(run, run.predictions(fingerprint["protocol"]))
     _end(folder, run_ids, cost, whole.values(), status)
 
 

@@ -287,7 +287,7 @@ def _read_splits(path: Path) -> dict[str, SplitName]:
     splits: dict[str, SplitName] = {}
     for number, row in enumerate(rows, 2):
         name, split = row.get("sample_id"), row.get("split")
-        known = next((k for k in SPLITS if k == split), None)
+        known: SplitName | None = next((k for k in SPLITS if k == split), None)
         if not name or known is None:
             raise DataError(
                 f"a line is not a scene and train, validation or test: {name}, {split}",
