@@ -26,15 +26,15 @@ from regatta.records.status import Status, write_status
 
 CLASSES = ["linear", "circular", "helical", "parabolic"]
 FRAMES, AHEAD = 32, 5
-CLEAN = (Condition("clean", {"change": "clean", "level": 0}, is_reference=True),)
+CLEAN = (Condition("clean", {"disturbance": "clean", "level": 0}, is_reference=True),)
 ROBUST = (
     *CLEAN,
-    Condition("single-frame", {"change": "single-frame", "level": 0}),
-    Condition("shuffled", {"change": "shuffled", "level": 0}),
-    Condition("frames-16", {"change": "frames", "level": 16}),
-    Condition("frames-8", {"change": "frames", "level": 8}),
-    Condition("noise-0.1", {"change": "noise", "level": 0.1}),
-    Condition("noise-0.2", {"change": "noise", "level": 0.2}),
+    Condition("single-frame", {"disturbance": "single-frame", "level": 1}),
+    Condition("shuffled-frames", {"disturbance": "shuffled-frames", "level": 1}),
+    Condition("prefix-16", {"disturbance": "prefix", "level": 16}),
+    Condition("prefix-8", {"disturbance": "prefix", "level": 8}),
+    Condition("noise-0.1", {"disturbance": "noise", "level": 0.1}),
+    Condition("noise-0.2", {"disturbance": "noise", "level": 0.2}),
 )
 
 Places = Callable[[str, int], np.ndarray]
@@ -135,7 +135,7 @@ def build_scene_study(
     training: Callable[[str, int], dict[str, Any]] = lambda *_: {},
     truth: bool = True,
     compare: dict[str, Any] | None = None,
-    protocol: str = "plain",
+    protocol: str = "trajectories",
     name: str = "scenes",
 ) -> StudyFolder:
     """Write a study whose runs are trained and judged; return its folder.

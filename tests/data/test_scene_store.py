@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter, namedtuple
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,9 @@ def test_a_killed_generation_continues_to_the_same_bytes(tmp_path: Path) -> None
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     child = subprocess.Popen([sys.executable, "-c", MAKE, str(killed)])
     while len(list(killed.glob("labels/traj_*.json"))) < 10:
-        assert child.poll() is None, "it ended before it could be killed"
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=0.05)
+        assert child.returncode is None, "it ended before it could be killed"
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert not (killed / "dataset.json").exists()

@@ -73,7 +73,7 @@ def samples_of(store: SceneStore, split: Any = "test") -> list[Sample]:
 
 
 def manifest_of(samples: list[Sample]) -> Manifest:
-    return Manifest(list(CLASSES), samples, [])
+    return Manifest(samples, list(CLASSES))
 
 
 def part_of(store: SceneStore, rows: list[int] | None = None, views: Any = None) -> ScenePart:
@@ -93,16 +93,20 @@ def part_of(store: SceneStore, rows: list[int] | None = None, views: Any = None)
 class TinyScenes(nn.Module):
     """Means of every view and frame through a linear head: 4 logits and P places."""
 
+    position_mean: torch.Tensor
+    position_sd: torch.Tensor
     log_variances: torch.Tensor | None = None
 
     def __init__(self, views: int = 1, names: tuple[str, ...] = ("forecast",)) -> None:
         super().__init__()
         self.position_names = names
+        self.register_buffer("position_mean", torch.zeros(len(names), 3))
         self.register_buffer("position_sd", torch.ones(len(names), 3))
         self.head = nn.Linear(views * SETTINGS.frames * 3 * 16, 4 + 3 * len(names))
         self.batches: list[int] = []
 
-    def fit_targets(self, targets_NP3: torch.Tensor) -> None: ...
+    def fit_targets(self, targets_NP3: torch.Tensor) -> None:
+        self.position_mean.copy_(targets_NP3.mean(0))
 
     def forward(self, scenes: torch.Tensor) -> torch.Tensor:
         self.batches.append(len(scenes))

@@ -116,8 +116,8 @@ def _tested(
 
 
 def error_text(value: float) -> str:
-    """A squared error with three digits, as 0.0123 or 1.2e-05."""
-    return f"{value:.3g}"
+    """A squared error with three digits, as 0.0120 or 1.20e-05."""
+    return "0" if value == 0 else f"{value:#.3g}".removesuffix(".")
 
 
 def error_span(interval: Interval) -> str:

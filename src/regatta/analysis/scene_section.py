@@ -180,7 +180,7 @@ def _target(judged: JudgedStudy, placed: Placed, known: Known, headline: int) ->
         for name in placed.entries
     }
     placings = [Placing(name, places) for name, places in entries.items()]
-    others = _reference_placings(known) if is_forecast else []
+    others = _reference_placings(known, placed) if is_forecast else []
     baselines = [
         Placing(each.label, each.positions_N3[None])
         for each in known.baselines
@@ -194,11 +194,13 @@ def _target(judged: JudgedStudy, placed: Placed, known: Known, headline: int) ->
     squared = {each.name: _squared(each, placed) for each in (*placings, *others)}
     own = {name: squared[name] for name in entries}
     against_last = []
-    if others:
+    if LAST in squared:
         against_last = compare_errors(judged, errors, squared, [(name, LAST) for name in entries])
     return {
         **start,
-        "entries": [_entry(judged, errors, placed, each, bool(others)) for each in placings],
+        "entries": [
+            _entry(judged, errors, placed, each, REFERENCE in squared) for each in placings
+        ],
         "pairs": error_pairs(judged, errors, own),
         "against_last": against_last,
         "baselines": {
@@ -216,12 +218,16 @@ def _target(judged: JudgedStudy, placed: Placed, known: Known, headline: int) ->
 NO_TRUTH = "the true places are not known, so errors are not measured"
 
 
-def _reference_placings(known: Known) -> list[Placing]:
+def _reference_placings(known: Known, placed: Placed) -> list[Placing]:
+    """Forecasts from the true track, where it is known."""
     if known.truth is None:
         return []
+    found = {REFERENCE: known.truth.forecast_N3, LAST: known.truth.last_N3}
+    there = np.isfinite(placed.targets_N3).all(axis=1)
     return [
-        Placing(REFERENCE, known.truth.forecast_N3[None]),
-        Placing(LAST, known.truth.last_N3[None]),
+        Placing(name, places[None])
+        for name, places in found.items()
+        if np.isfinite(places[there]).all()
     ]
 
 

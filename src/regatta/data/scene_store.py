@@ -36,6 +36,7 @@ FRAMES_FILE, TRACKS_FILE, FACTS_FILE = "frames.u8", "tracks.safetensors", "scene
 TARGETS = ("forecast", "last-visible")
 Progress = Callable[[int, int, str], None]
 Stop = Callable[[], bool]
+_MADE_TOGETHER = 8
 _TOGETHER = 32
 """Scenes of one step of building: pictures of all cameras, 50 MB at 64 pixels."""
 
@@ -266,12 +267,17 @@ class _Follow:
 
 def _find_in_made(store: SceneStore, follow: _Follow) -> None:
     """Fill `pixels` from pictures that are made and thrown away."""
-    everywhere = range(len(store.cameras))
-    for start in range(0, len(store.ids), _TOGETHER):
-        follow(start)
-        rows = np.arange(start, min(start + _TOGETHER, len(store.ids)))
+    everywhere, count = range(len(store.cameras)), len(store.ids)
+
+    def find(start: int) -> None:
+        rows = np.arange(start, min(start + _MADE_TOGETHER, count))
         store.pixels[rows] = find_discs(store._made(rows, everywhere))
-    follow(len(store.ids))
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for start in range(0, count, _TOGETHER):
+            follow(start)
+            list(pool.map(find, range(start, min(start + _TOGETHER, count), _MADE_TOGETHER)))
+    follow(count)
 
 
 def _decode_all(

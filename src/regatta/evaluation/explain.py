@@ -9,7 +9,7 @@ Shapes: N samples, K classes, V views, T frames; lengths in world units.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def measured_fields(cameras: Cameras, pixels_NVT2: np.ndarray) -> list[dict[str,
         cameras: V, those whose pictures were shown. pixels_NVT2: (x, y), NaN where not found.
     Returns:
         Per sample the fields of GEOMETRY but `agrees`, and of a turning track radius, turns and
-        rise; `last` is the track's last place, `steps` its constant-velocity step, for the caller.
+        rise.
     """
     tracks_NT3, residual_NT = triangulate(cameras, np.moveaxis(pixels_NVT2, 1, 0))
     tracks_NT3 = fill_gaps(tracks_NT3)
@@ -178,12 +178,14 @@ def write_explanations(
     *,
     wording: Wording | None = None,
     worded: int = 64,
+    poll: Callable[[], None] | None = None,
 ) -> Asked:
     """Write `explanations.jsonl`: sample, fields, text, source, accepted.
 
     Args:
         folder: of the run's predictions. wording: who words the first `worded` texts anew; a reply
             with a number that is not among the fields is refused, and the template stands.
+        poll: called before each question; may raise to leave.
     Raises:
         RecordError: there are not as many tracks as predictions.
     """
@@ -196,6 +198,8 @@ def write_explanations(
         text = template_text(fields)
         record = {"text": text, "source": "template", "accepted": True}
         if wording is not None and row < worded and asked.goes_on:
+            if poll is not None:
+                poll()
             record |= word(wording, fields, asked)
         facts = {"sample": str(predictions.sample_ids[row]), "fields": fields, **record}
         lines.append(json.dumps(plain(facts), allow_nan=False) + "\n")

@@ -33,7 +33,20 @@ from regatta.report.style import (
 LOG_FROM = 30.0
 """From this ratio of the largest error to the smallest on, errors stand on a logarithmic axis."""
 REFERENCES = {"constant velocity": "_", "last position": "x"}
-PANEL_INCHES = 1.9
+PANEL_INCHES, PANELS_ACROSS = 1.55, 4
+UNCHANGED = "as is"
+PANEL_TITLES = {
+    "prefix": "frames, from the start",
+    "spread": "frames, spread evenly",
+    "stride": "stride, frames",
+    "noise": "pixel noise, sd",
+    "blur": "blur, px",
+    "dropped": "share of frames dropped",
+    "camera": "cameras turned, degrees",
+    "distractors": "distractors",
+    "views-missing": "cameras missing",
+    "h264": "H.264, crf",
+}
 
 
 def scene_figures(material: Material) -> Iterator[Drawn]:
@@ -189,14 +202,14 @@ def change_panels(
             for name, mine in by_entry.items()
         }
         panels.append(
-            ChangePanel(title, [*(["none"] if reference else []), *ticks], found, ordered)
+            ChangePanel(title, [*([UNCHANGED] if reference else []), *ticks], found, ordered)
         )
 
     for change, rows in levels.items():
         if len(rows) > 1:
             ticks = [names[r["condition"]] if r["level"] is None else f"{r['level']:g}"
                      for r in rows]  # fmt: skip
-            panel(change, rows, ticks, ordered=True)
+            panel(PANEL_TITLES.get(change, change), rows, ticks, ordered=True)
     if single:
         panel("other changes", single, [names[r["condition"]] for r in single], ordered=False)
     return panels
@@ -213,7 +226,7 @@ def _robustness(material: Material, section: dict[str, Any]) -> Drawn:
         "robustness",
         figure,
         title="Under changed conditions",
-        caption=f"Accuracy{what} with {material.confidence} intervals; none = unchanged. Levels "
+        caption=f"Accuracy{what} with {material.confidence} intervals. Levels "
         "stand in the order of the protocol.",
         alt=f"{len(panels)} panels of accuracy{what}; lowest accuracy "
         f"{100 * lowest['accuracy']['estimate']:.1f} % of {lowest['entry']} at "
@@ -224,11 +237,11 @@ def _robustness(material: Material, section: dict[str, Any]) -> Drawn:
 def robustness_figure(
     material: Material, panels: Sequence[ChangePanel], *, has_errors: bool
 ) -> Figure:
-    """Blocks of panels, accuracy above RMSE; at most three changes side by side."""
-    columns = min(3, len(panels))
+    """Blocks of panels, accuracy above RMSE; PANELS_ACROSS changes side by side."""
+    columns = min(PANELS_ACROSS, len(panels))
     blocks = -(-len(panels) // columns)
     kinds = 2 if has_errors else 1
-    figure = new_figure(1.0 + 2.1 * columns, PANEL_INCHES * kinds * blocks)
+    figure = new_figure(1.0 + 1.9 * columns, PANEL_INCHES * kinds * blocks)
     grid = figure.subplots(blocks * kinds, columns, squeeze=False)
     handles: list[Any] = []
     shares, roots = [], []

@@ -258,23 +258,29 @@ def strips_figure(
     """Rows of STRIP_FRAMES frames, `samples` per entry."""
     rows = [(name, maps, n) for name, maps in shown for n in range(min(samples, len(maps.samples)))]
     columns = max(min(STRIP_FRAMES, maps.frames.shape[1]) for _, maps, _ in rows)
-    figure = new_figure(0.84 * columns + 0.3, 1.02 * len(rows))
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for row, (name, maps, n) in enumerate(rows):
+    figure = new_figure(0.84 * columns + 0.3, 1.06 * len(rows))
+    # Not one grid of axes: a title over the first of them would push the others aside.
+    for strip, (name, maps, n) in zip(
+        np.atleast_1d(figure.subfigures(len(rows), 1)), rows, strict=True
+    ):
+        grid = strip.subplots(1, columns, squeeze=False)[0]
+        text = _strip_title(material, name, maps, n)
+        strip.suptitle(figure_label(text, limit=92), fontsize=7, x=0.01, ha="left")
         chosen = _spread(maps.frames.shape[1], columns)
         highest = float(maps.maps[n].max()) or 1.0
-        for column, ax in enumerate(grid[row]):
-            ax.set_axis_off()
-            if column < len(chosen):
-                t = chosen[column]
-                ax.imshow(overlay(maps.frames[n, t], maps.maps[n, t] / highest))
-                ax.text(
-                    0.04, 0.04, f"{t}", transform=ax.transAxes, fontsize=5.5, color=MUTED,
-                    va="bottom",
-                )  # fmt: skip
-        text = _strip_title(material, name, maps, n)
-        grid[row][0].set_title(figure_label(text, limit=92), fontsize=7)
+        for column, ax in enumerate(grid):
+            _draw_frame(ax, maps, n, chosen[column] if column < len(chosen) else None, highest)
     return figure
+
+
+def _draw_frame(ax: Any, maps: AttentionMaps, n: int, t: int | None, highest: float) -> None:
+    if t is None:
+        ax.set_axis_off()
+        return
+    ax.imshow(overlay(maps.frames[n, t], maps.maps[n, t] / highest))
+    ax.text(0.04, 0.04, f"{t}", transform=ax.transAxes, fontsize=5.5, color=MUTED, va="bottom")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set(visible=True, color=GRID)
 
 
 def _strip_title(material: Material, name: str, maps: AttentionMaps, n: int) -> str:

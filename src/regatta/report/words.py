@@ -75,8 +75,31 @@ PERTURBATIONS = {
 }
 
 
+DISTURBANCES = {
+    "clean": "unchanged scenes",
+    "prefix": "first {level:g} frames",
+    "spread": "{level:g} frames spread evenly",
+    "stride": "every {level:g}th frame",
+    "noise": "noise of sd {level:g}",
+    "blur": "blur of {level:g} px",
+    "dropped": "{percent:g} % of frames dropped",
+    "camera": "cameras turned by {level:g}°",
+    "distractors": "{level:g} distractors",
+    "occluder": "a bar in front",
+    "views-missing": "{level:g} cameras missing",
+    "h264": "H.264 at crf {level:g}",
+    "single-frame": "a single frame",
+    "shuffled-frames": "frames shuffled",
+}
+"""Conditions of the protocol trajectories."""
+
+
 def corruption_words(axes: Mapping[str, Any]) -> str | None:
-    """A condition of the protocol image-robustness in words; None for any other."""
+    """A condition of the protocols image-robustness or trajectories in words; None for any
+    other."""
+    if set(axes) == {"disturbance", "level"}:
+        written = DISTURBANCES.get(str(axes["disturbance"]), "{disturbance} {level:g}")
+        return written.format(**axes, percent=100 * axes["level"])
     if set(axes) != {"corruption", "level"}:
         return None
     name, level = str(axes["corruption"]), axes["level"]

@@ -11,7 +11,7 @@ _LEAST_COLOUR = 12
 """Weaker colour is what a lossy codec leaves on a grey ground."""
 _LEAST_MASS = 200
 """Colour of all pixels together that one must show: about one full pixel of the object."""
-_TOGETHER = 512
+_TOGETHER = 64
 
 
 def find_discs(frames: np.ndarray) -> np.ndarray:
@@ -31,8 +31,11 @@ def find_discs(frames: np.ndarray) -> np.ndarray:
 
 def _find(pictures: np.ndarray) -> np.ndarray:
     red, green, blue = pictures[:, 0], pictures[:, 1], pictures[:, 2]
-    colour = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-    colour[colour < _LEAST_COLOUR] = 0
+    colour = np.maximum(red, green)
+    np.maximum(colour, blue, out=colour)
+    least = np.minimum(red, green)
+    colour -= np.minimum(least, blue, out=least)
+    colour *= colour >= _LEAST_COLOUR
     size = pictures.shape[-1]
     mass, x, y, spread = _moments(colour)
     # A disc of radius r has a spread of r**2 / 2; the widest one here of 5 at 64 pixels.

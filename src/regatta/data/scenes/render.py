@@ -127,24 +127,26 @@ def _paint(
     centre, reach = pixels.reshape(-1, 2)[where], radius.reshape(-1)[where]
     half = int(reach.max() + 1)
     steps = np.arange(-half, half + 1)
-    columns, rows = (np.rint(centre[:, axis])[:, None] + steps for axis in range(2))
+    columns, rows = (np.rint(centre[:, axis]).astype(np.int64)[:, None] + steps for axis in (0, 1))
     square_x, square_y = (columns - centre[:, :1]) ** 2, (rows - centre[:, 1:]) ** 2
-    distance = np.sqrt(square_y[:, :, None] + square_x[:, None, :])
-    cover = np.clip(reach[:, None, None] - distance + 0.5, 0, 1)
-    cover *= ((rows >= 0) & (rows < size))[:, :, None]
-    cover *= ((columns >= 0) & (columns < size))[:, None, :]
-    flat = np.flatnonzero(cover)
-    picture, place = np.divmod(flat, len(steps) ** 2)
-    row, column = np.divmod(place, len(steps))
-    x, y = columns.astype(np.int64)[picture, column], rows.astype(np.int64)[picture, row]
-    start = where[picture] * (3 * size * size) + y * size + x
-    alpha = cover.reshape(-1)[flat] * strength.reshape(-1)[where][picture]
-    scene = where[picture] // (pictures.shape[1] * pictures.shape[2])
+    cover = np.sqrt(square_y[:, :, None] + square_x[:, None, :])
+    np.subtract(reach[:, None, None] + 0.5, cover, out=cover)
+    covered = cover > 0
+    covered &= ((rows >= 0) & (rows < size))[:, :, None]
+    covered &= ((columns >= 0) & (columns < size))[:, None, :]
+    counts = np.count_nonzero(covered, axis=(1, 2))
+    alpha = np.minimum(cover[covered], 1)
+    alpha *= np.repeat(strength.reshape(-1)[where], counts)
+    plane = size * size
+    places = (where[:, None] * (3 * plane) + rows * size)[:, :, None] + columns[:, None, :]
+    places = places[covered]
+    own_colours = colours[where // (pictures.shape[1] * pictures.shape[2])]
     values = pictures.reshape(-1)
     for channel in range(3):
-        target = start + channel * size * size
-        ground = values[target].astype(np.float64)
-        values[target] = np.rint(ground + alpha * (colours[scene, channel] - ground))
+        colour = np.repeat(own_colours[:, channel], counts)
+        ground = values[places]
+        values[places] = np.rint(ground + alpha * (colour - ground.astype(np.float64)))
+        places += plane
 
 
 def _paint_trail(

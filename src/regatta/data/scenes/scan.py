@@ -56,7 +56,7 @@ def scan_scenes(data: DataSection) -> ScannedScenes:
     listing: SceneListing = source(root, split=data.split, seed=data.split_seed, **options)
     _check_damage(listing, data.damaged, root)
     samples = _samples(listing)
-    check_shares(samples, listing.settings.classes, where=root)
+    check_shares(samples, listing.settings.classes, where=root, left_out=len(listing.dropped))
     samples, notes = limit_training(samples, data.max_train_samples, data.split_seed)
     row_of = {name: row for row, name in enumerate(listing.ids)}
     rows = np.array([row_of[sample.sample_id] for sample in samples], dtype=np.int64)
@@ -115,12 +115,16 @@ def _samples(listing: SceneListing) -> list[Sample]:
     return sorted(samples, key=lambda sample: sample.sample_id)
 
 
-def check_shares(samples: Sequence[Sample], classes: Sequence[str], *, where: object) -> None:
+def check_shares(
+    samples: Sequence[Sample], classes: Sequence[str], *, where: object, left_out: int = 0
+) -> None:
     """Every class is in every split, and training and validation hold it in the same share.
 
     Lists cut from files in the order of their classes do not: one split then judges what the other
     never saw.
 
+    Args:
+        left_out: damaged scenes that are not among them, for the message.
     Raises:
         DataError: with the table of both splits.
     """
@@ -133,7 +137,7 @@ def check_shares(samples: Sequence[Sample], classes: Sequence[str], *, where: ob
         if absent:
             raise DataError(
                 f"{len(absent)} class(es) have no {split} scene: {listed(absent)}"
-                f"{_tables(counts, classes)}",
+                f"{_tables(counts, classes, left_out)}",
                 where=where,
                 hint="draw the splits by seed: delete splits.csv, or shuffle your lists by class",
             )
@@ -147,14 +151,14 @@ def check_shares(samples: Sequence[Sample], classes: Sequence[str], *, where: ob
     if gaps[widest] > max(WIDEST_GAP, 1 / train.total(), 1 / validation.total()):
         raise DataError(
             f"training and validation hold other shares of the classes: {widest} differs by "
-            f"{100 * gaps[widest]:.0f} points{_tables(counts, classes)}",
+            f"{100 * gaps[widest]:.0f} points{_tables(counts, classes, left_out)}",
             where=where,
             hint="draw the splits by seed: delete splits.csv, or shuffle your lists by class",
         )
 
 
-def _tables(counts: dict[str, Counter[str]], classes: Sequence[str]) -> str:
-    lines = []
+def _tables(counts: dict[str, Counter[str]], classes: Sequence[str], left_out: int) -> str:
+    lines = [f"\n    {left_out} damaged scene(s) are left out"] if left_out else []
     for split in ("train", "validation"):
         total = max(counts[split].total(), 1)
         shares = ", ".join(
