@@ -156,7 +156,7 @@ def test_all_pairs_are_corrected_as_one_family_by_holm(tmp_path: Path) -> None:
     )  # fmt: skip
     pairs = compare_study(folder)["scenes"]["targets"][0]["pairs"]
     assert [(p["first"], p["second"]) for p in pairs] == list(combinations("abcd", 2))
-    theirs = multipletests([p["p_value"] for p in pairs], method="holm")[1]
+    theirs = np.asarray(multipletests([p["p_value"] for p in pairs], method="holm")[1])
     assert [p["p_adjusted"] for p in pairs] == pytest.approx(theirs.tolist())
 
 

@@ -14,11 +14,11 @@ from regatta.records.run_folder import StudyFolder
 from tests.analysis.build import build_judged_study
 from tests.analysis.scene_build import ROBUST, build_scene_study, drawn_scenes, right_scores
 
-COLUMNS = (
-    "extractor,feature_dim,views,target,accuracy,accuracy_low,accuracy_high,mse_next_position,"
-    "mse_low,mse_high,rmse,skill,training_time_s,model_size_mb,parameters,clips_per_second,seeds,"
-    "verdict"
-).split(",")
+COLUMNS = [
+    *("extractor", "feature_dim", "views", "target", "accuracy", "accuracy_low", "accuracy_high"),
+    *("mse_next_position", "mse_low", "mse_high", "rmse", "skill", "training_time_s"),
+    *("model_size_mb", "parameters", "clips_per_second", "seeds", "verdict"),
+]
 ENTRIES = {
     "i3d": {"extractor": "i3d", "views": [0, 1, 2, 3]},
     "slowfast": {"extractor": "slowfast", "dim": 2048},

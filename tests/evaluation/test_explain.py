@@ -1,4 +1,4 @@
-"""Promises of explanations: known tracks give their own numbers, and what is not seen is not said."""
+"""Promises of explanations: known tracks give their own numbers; what is not seen is not said."""
 
 from __future__ import annotations
 

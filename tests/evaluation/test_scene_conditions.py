@@ -1,4 +1,4 @@
-"""Promises of disturbed scenes: frames counted by hand, the same change in any company and level."""
+"""Promises of disturbed scenes: frames counted by hand, one change in any company and level."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Promises of the protocol of scenes: its conditions, what is refused, what is left out and said."""
+"""Promises of the protocol of scenes: conditions, what is refused, what is left out and said."""
 
 from __future__ import annotations
 
 import pytest
 
 from regatta.core.errors import ConfigError, UnknownNameError
+from regatta.data.scenes.settings import SceneSettings
 from regatta.evaluation.scene_protocols import fit_protocol
 from tests.evaluation.tiny_scenes import protocol
 
@@ -98,3 +99,11 @@ def test_as_many_views_may_be_missing_as_leave_one():
     whole = fit_protocol(protocol(), frames=32, views=[0, 1, 2, 3], can_render=True)
     assert ids(whole) == ids(protocol())
     assert whole.notes == ()
+
+
+def test_what_the_pictures_have_already_is_no_disturbance_of_them():
+    settings = SceneSettings(distractors=3, occluder=True)
+    design = fit_protocol(protocol(), frames=32, views=range(4), can_render=True, settings=settings)
+    gone = set(ids(protocol())) - set(ids(design))
+    assert gone == {"distractors-1", "distractors-3", "occluder"}
+    assert len(design.notes) == 3

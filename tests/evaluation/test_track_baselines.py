@@ -21,6 +21,7 @@ from regatta.evaluation.track_baselines import (
     track_guesses,
 )
 from tests.evaluation.scene_tracks import FORMS, tracks
+from tests.evaluation.tiny_scenes import build_store
 
 # MSE in u^2 per coordinate, five frames ahead: linear, circular, helical, parabolic, mean.
 TABLE = {
@@ -86,6 +87,16 @@ def test_tracks_from_four_views_with_a_fifth_of_a_pixel_are_recognised(scenes):
     assert error == pytest.approx(0.052, rel=0.1)
     shape = ((found["shape-fit"].places_N3 - scenes[0][::5, 36]) ** 2).mean()
     assert shape < 0.001
+
+
+def test_tracks_found_in_rendered_pictures_are_recognised():
+    store = build_store(SceneSettings(per_class=25, frames=32, size=64, seed=8))
+    seen, _ = triangulate(store.cameras, np.moveaxis(store.pixels, 1, 0))
+    forms = np.array(store.labels)
+    found = track_guesses(store.positions[:, :32], forms, seen, ahead=5)
+    assert (found["track-analytic"].labels_N == forms).mean() >= 0.97
+    error = ((found["shape-fit"].places_N3 - store.positions[:, 36]) ** 2).mean()
+    assert error < 0.001
 
 
 def test_extrapolation_is_exact_where_its_law_holds():

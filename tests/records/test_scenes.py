@@ -96,13 +96,17 @@ def test_what_was_not_written_is_absent(tmp_path: Path) -> None:
     assert read_tracks(tmp_path, ["a"]) == {}
 
 
+def read_all(folder: Path, scenes: Scenes) -> None:
+    read_truth(folder)
+    read_baselines(folder, np.array(scenes.ids))
+    read_tracks(folder, scenes.ids)
+
+
 @pytest.mark.parametrize("name", ["truth.parquet", "baselines.parquet", "tracks.safetensors"])
 def test_damaged_file_is_refused_with_its_place(folder: Path, scenes: Scenes, name: str) -> None:
     (folder / name).write_bytes(b"cut")
     with pytest.raises(RecordError, match="damaged") as error:
-        read_truth(folder)
-        read_baselines(folder, np.array(scenes.ids))
-        read_tracks(folder, scenes.ids)
+        read_all(folder, scenes)
     assert name in str(error.value)
 
 

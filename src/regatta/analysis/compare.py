@@ -81,9 +81,7 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
     provenance = _provenance(judged, bootstrap, pairs["method"])
     provenance["runs"] = [run_id for run in everyone.runs for run_id in run.run_ids]
     fusion, fusion_tables = fusion_section(everyone, headline)
-    scenes, scene_tables = scene_section(
-        judged, headline, rows, pairs["headline"], classification
-    )
+    scenes, scene_tables = scene_section(judged, headline, rows, pairs["headline"], classification)
     methods = [contrast_methods(contrasts)]
     methods += [companions[name]["methods"] for name in ("factors", "friedman")]
     methods.append(companion_methods(companions))

@@ -18,7 +18,7 @@ import numpy as np
 from regatta.config.schema import ProtocolSection
 from regatta.core.errors import ConfigError
 from regatta.core.registry import PROTOCOLS
-from regatta.data.scenes.settings import MOST_DISTRACTORS
+from regatta.data.scenes.settings import MOST_DISTRACTORS, SceneSettings
 from regatta.evaluation.explain import Wording
 from regatta.evaluation.protocols import (
     Protocol,
@@ -196,17 +196,24 @@ def resolve_scene_protocol(section: ProtocolSection) -> SceneProtocol:
 
 
 def fit_protocol(
-    protocol: SceneProtocol, *, frames: int, views: Sequence[int], can_render: bool
+    protocol: SceneProtocol,
+    *,
+    frames: int,
+    views: Sequence[int],
+    can_render: bool,
+    settings: SceneSettings | None = None,
 ) -> SceneProtocol:
     """The protocol without what this study's scenes and entries do not allow, each with a note.
 
     Args:
         frames: T of the scenes. views: all cameras that any entry sees.
         can_render: the pictures can be made again from known tracks.
+        settings: of the scenes; what their pictures have already is no disturbance of them.
     """
     kept, notes = [], list(protocol.notes)
     for condition in protocol.conditions:
         reason = _impossible(condition, frames, len(set(views)), can_render)
+        reason = reason or _already(condition, settings)
         if reason:
             notes.append(f"{condition.id} is not measured: {reason}")
         else:
@@ -226,6 +233,15 @@ def _impossible(condition: Condition, frames: int, views: int, can_render: bool)
         return f"entries see {views} camera(s), and one must be left"
     if name in RENDERED and not can_render:
         return "the pictures cannot be made again from known tracks"
+    return ""
+
+
+def _already(condition: Condition, settings: SceneSettings | None) -> str:
+    name, level = condition.axes.get("disturbance"), condition.axes.get("level", 0)
+    if settings is not None and name == "occluder" and settings.occluder:
+        return "the scenes have an occluder"
+    if settings is not None and name == "distractors" and level <= settings.distractors:
+        return f"the scenes have {settings.distractors} distractor(s)"
     return ""
 
 

@@ -260,9 +260,8 @@ def strips_figure(
     columns = max(min(STRIP_FRAMES, maps.frames.shape[1]) for _, maps, _ in rows)
     figure = new_figure(0.84 * columns + 0.3, 1.06 * len(rows))
     # Not one grid of axes: a title over the first of them would push the others aside.
-    for strip, (name, maps, n) in zip(
-        np.atleast_1d(figure.subfigures(len(rows), 1)), rows, strict=True
-    ):
+    strips: Any = figure.subfigures(len(rows), 1, squeeze=False)
+    for strip, (name, maps, n) in zip(strips[:, 0], rows, strict=True):
         grid = strip.subplots(1, columns, squeeze=False)[0]
         text = _strip_title(material, name, maps, n)
         strip.suptitle(figure_label(text, limit=92), fontsize=7, x=0.01, ha="left")

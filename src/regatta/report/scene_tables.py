@@ -109,8 +109,11 @@ def results_table(
     table = []
     for number, row in enumerate(rows):
         own, source = found.get(row["entry"], {}), _results_source(suffix, number)
-        keys = ("accuracy", "accuracy_low", "accuracy_high")
-        accuracy = dict(zip(("estimate", "low", "high"), (row[k] for k in keys), strict=True))
+        accuracy = {
+            "estimate": row["accuracy"],
+            "low": row["accuracy_low"],
+            "high": row["accuracy_high"],
+        }
         skill = [error_cell(own.get("skill"), skill_text, source=source)] if is_forecast else []
         table.append(
             [

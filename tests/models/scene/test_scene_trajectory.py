@@ -212,10 +212,11 @@ def test_the_cost_grows_with_the_cameras(name: str, spec_of: SpecOf) -> None:
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_a_missing_camera_leaves_no_trace(fusion: str, spec_of: SpecOf) -> None:
+@pytest.mark.parametrize("value", [math.nan, -1.0])
+def test_a_missing_camera_leaves_no_trace(fusion: str, value: float, spec_of: SpecOf) -> None:
     spec = spec_of(views=[0, 1, 2], view_fusion=fusion)
     module, video = model_of(spec), scenes(spec)
-    video[0, 1] = math.nan
+    video[0, 1] = value
     with torch.no_grad():
         answers = module(video)
         assert answers.isfinite().all()
@@ -226,6 +227,14 @@ def test_a_missing_camera_leaves_no_trace(fusion: str, spec_of: SpecOf) -> None:
             module.seen_views(video),
         )
     assert torch.allclose(changed, answers, atol=1e-5)
+
+
+def test_of_one_camera_black_pictures_are_pictures(spec_of: SpecOf) -> None:
+    spec = spec_of()
+    module = model_of(spec)
+    black = torch.full((2, *spec.input_shape), -1.0)
+    assert module.seen_views(black).all()
+    assert module(black).isfinite().all()
 
 
 def test_the_mean_over_cameras_is_that_of_the_ones_that_are_seen(spec_of: SpecOf) -> None:
@@ -265,7 +274,7 @@ def test_attention_over_cameras_is_the_one_of_torch() -> None:
 def test_cameras_are_dropped_in_training_at_the_rate_but_never_all(spec_of: SpecOf) -> None:
     spec = spec_of(views=[0, 1, 2], camera_drop=0.4)
     module = cast("Trajectory", spec.build(4)).train()
-    video = torch.zeros(4000, 3, 1, 1, 1, 1)
+    video = numbers(4000, 3, 2, 1, 1, 1)
     torch.manual_seed(0)
     seen = module._seen(video)
     assert seen.any(dim=1).all()
@@ -279,7 +288,7 @@ def test_cameras_are_dropped_in_training_at_the_rate_but_never_all(spec_of: Spec
 def test_a_missing_camera_is_not_the_one_that_stays(spec_of: SpecOf) -> None:
     spec = spec_of(views=[0, 1, 2], camera_drop=0.9)
     module = cast("Trajectory", spec.build(4)).train()
-    video = torch.zeros(500, 3, 1, 1, 1, 1)
+    video = numbers(500, 3, 2, 1, 1, 1)
     video[:, 0] = math.nan
     seen = module._seen(video)
     assert not seen[:, 0].any()

@@ -126,22 +126,24 @@ def encode(film: np.ndarray, storage: Storage, suffix: str) -> bytes:
     return target.getvalue()
 
 
-def _frames(film: np.ndarray) -> list[VideoFrame]:
-    """As blue, green, red and an unused byte, which is how FFmpeg wants lossless RGB."""
-    count, _, height, width = film.shape
+def _frames(film: np.ndarray) -> Iterator[VideoFrame]:
+    """As blue, green, red and an unused byte, which is how FFmpeg wants lossless RGB.
+
+    It is one frame that is filled again and again: it must be encoded before the next is taken.
+    """
+    _, _, height, width = film.shape
     packed = film[:, 0].astype("<u4")
     for channel in (1, 2):
         packed <<= 8
         packed |= film[:, channel]
-    room = VideoFrame(width, height, "bgr0").planes[0].line_size // 4
+    frame = VideoFrame(width, height, "bgr0")
+    plane = frame.planes[0]
+    room = plane.line_size // 4
     if room > width:
         packed = np.pad(packed, ((0, 0), (0, 0), (0, room - width)))
-    frames = []
-    for ordinal in range(count):
-        frame = VideoFrame(width, height, "bgr0")
-        frame.planes[0].update(packed[ordinal].tobytes())
-        frames.append(frame)
-    return frames
+    for picture in packed:
+        plane.update(picture.data)
+        yield frame
 
 
 def scene_label(

@@ -129,8 +129,8 @@ def trajectory(
 class Trajectory(nn.Module):
     """`forward` is `answer(encode_views(video), seen)`; see `contracts.HasPositions`.
 
-    A camera whose pictures are NaN counts as missing, in every mode; `camera_drop` makes cameras
-    missing in training.
+    Of several cameras one whose clip has a single value throughout, as black pictures have, or NaN,
+    counts as missing, in every mode; `camera_drop` makes cameras missing in training.
     """
 
     position_mean: torch.Tensor
@@ -226,8 +226,12 @@ class Trajectory(nn.Module):
         self.position_sd.copy_((squares / counts).sqrt().clamp(min=SMALLEST_SD))
 
     def seen_views(self, video_BVTCHW: torch.Tensor) -> torch.Tensor:
-        """Which cameras have pictures, bool [B, V]."""
-        return video_BVTCHW[:, :, 0, 0, 0, 0].isfinite()
+        """Which cameras show anything, bool [B, V]; a single camera always counts as seen."""
+        if self.fusion is None:
+            return torch.ones(video_BVTCHW.shape[:2], dtype=torch.bool, device=video_BVTCHW.device)
+        # Not more than itself is NaN, too.
+        smallest, largest = torch.aminmax(video_BVTCHW.flatten(2), dim=2)
+        return largest > smallest
 
     def _seen(self, video_BVTCHW: torch.Tensor) -> torch.Tensor:
         seen_BV = self.seen_views(video_BVTCHW)
