@@ -182,6 +182,22 @@ def test_a_killed_generation_continues_to_the_same_bytes(tmp_path: Path) -> None
     assert all(found[name] == done[name] for name in kept)
 
 
+def test_making_says_how_far_it_is_and_stops_when_asked(made: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    told: list[tuple[int, int]] = []
+    with pytest.raises(StopRequested, match="stopped while scenes were made"):
+        scan_scenes(
+            section(root),
+            progress=lambda done, total, _: told.append((done, total)),
+            stop=lambda: len(told) == 2,
+        )
+    assert told == [(0, 20), (8, 20)]
+    assert len(list(root.glob("labels/*.json"))) == 16
+    scan_scenes(section(root), progress=lambda done, total, _: told.append((done, total)))
+    assert told[2:] == [(16, 20)]
+    assert bytes_of(root) == bytes_of(made)
+
+
 @pytest.mark.parametrize("lost", ["videos/traj_00004_cam2.mkv", "labels/traj_00004.json"])
 def test_a_lost_file_is_listed_by_id_and_stops(made: Path, tmp_path: Path, lost: str) -> None:
     root = shutil.copytree(made, tmp_path / "data")

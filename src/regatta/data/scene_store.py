@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +23,7 @@ from regatta.config.schema import DataSection
 from regatta.core.errors import ConfigError, DataError, DiskError, RecordError, StopRequested
 from regatta.core.files import atomic_path, existing_parent, read_json, write_json
 from regatta.core.registry import unknown_name
+from regatta.data.file_scan import Progress, Stop
 from regatta.data.manifest import Manifest, Sample
 from regatta.data.scenes.cameras import Cameras, camera_ring, cameras_from
 from regatta.data.scenes.detect import find_discs
@@ -34,8 +35,6 @@ from regatta.data.scenes.world import draw_scenes
 
 FRAMES_FILE, TRACKS_FILE, FACTS_FILE = "frames.u8", "tracks.safetensors", "scenes.json"
 TARGETS = ("forecast", "last-visible")
-Progress = Callable[[int, int, str], None]
-Stop = Callable[[], bool]
 _MADE_TOGETHER = 8
 _TOGETHER = 32
 """Scenes of one step of building: pictures of all cameras, 50 MB at 64 pixels."""
@@ -222,7 +221,7 @@ def build_scenes(
         As `scan_scenes`; ConfigError: there are fewer cameras than `views` asks for; DataError: a
         video has another shape or length; DiskError: no room; StopRequested.
     """
-    scanned = scan_scenes(data)
+    scanned = scan_scenes(data, progress=progress, stop=stop)
     settings = scanned.listing.settings
     kept = tuple(range(settings.cameras)) if views is None else tuple(views)
     beyond = [view for view in kept if not 0 <= view < settings.cameras]

@@ -135,8 +135,8 @@ def class_figure(series: Sequence[Series], classes: Sequence[str]) -> tuple[Figu
         x = np.arange(len(classes)) + 0.62 * ((place + 0.5) / len(series) - 0.5)
         value, low, high = each.values
         shown = np.isfinite(value) & ((value > NO_LOG) if is_log else True)
-        left_out += [f"{each.name} on {classes[k]}" for k in np.flatnonzero(
-            np.isfinite(value) & ~shown)]  # fmt: skip
+        hidden = np.flatnonzero(np.isfinite(value) & ~shown).tolist()
+        left_out += [f"{each.name} on {classes[k]}" for k in hidden]
         ends = shown & np.isfinite(low) & np.isfinite(high)
         ax.vlines(x[ends], low[ends], high[ends], color=each.color, linewidth=1.0)
         handles += ax.plot(x[shown], value[shown], each.marker, color=each.color, markersize=4.8)

@@ -195,9 +195,10 @@ def _cube(ax: Axes3D, points: np.ndarray) -> None:
         ylim=(middle[1] - half, middle[1] + half),
         zlim=(middle[2] - half, middle[2] + half),
     )
-    ax.set_box_aspect((1, 1, 1), zoom=1.05)
+    ax.set_box_aspect((1, 1, 1))
     ax.view_init(elev=24, azim=-52)
-    for axis, name in zip((ax.xaxis, ax.yaxis, ax.zaxis), "xyz", strict=True):
+    axes: list[Any] = [ax.xaxis, ax.yaxis, ax.zaxis]
+    for axis, name in zip(axes, "xyz", strict=True):
         axis.set_pane_color((1, 1, 1, 0))
         axis.line.set_color(GRID)
         axis._axinfo["grid"].update({"color": GRID, "linewidth": 0.5})
@@ -246,7 +247,7 @@ def attention_figure(material: Material) -> Drawn | None:
         strips_figure(material, shown, each),
         title=title,
         caption=f"Frames of the first samples with the map of each entry over them; dark red is "
-        f"most within a frame strip. {methods}. A gradient shows what the answer is sensitive to, "
+        f"the most within a strip. {methods}. A gradient shows what the answer is sensitive to, "
         "it is no attention weight; how faithful a map is stands in the table.",
         alt=f"Film-strips with attention maps of {len(shown)} entries: {methods}.",
     )
@@ -283,10 +284,13 @@ def _draw_frame(ax: Any, maps: AttentionMaps, n: int, t: int | None, highest: fl
 
 
 def _strip_title(material: Material, name: str, maps: AttentionMaps, n: int) -> str:
-    method = maps.method if GRADIENT not in maps.method else f"{maps.method} map"
+    is_plain = GRADIENT in maps.method and not maps.method.endswith("map")
+    method = f"{maps.method} map" if is_plain else maps.method
+    ratio = maps.faithfulness.get("ratio")
+    faithful = "" if ratio is None else f", disc {ratio:.1f} times its share"
     true, said = (_class(material, value) for value in (maps.labels[n], maps.predicted[n]))
     answer = "right" if true == said else f"says {said}"
-    return f"{name} ({method}): {maps.samples[n]}, {true}, {answer}"
+    return f"{name} ({method}{faithful}): {maps.samples[n]}, {true}, {answer}"
 
 
 def _class(material: Material, value: Any) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import regatta
-from regatta.core.errors import DataError, DiskError, RecordError
+from regatta.core.errors import DataError, DiskError, RecordError, StopRequested
 from regatta.core.files import (
     PARTIAL_SUFFIX,
     existing_parent,
@@ -29,6 +29,7 @@ from regatta.core.files import (
     write_text,
 )
 from regatta.data.decode import read_frames
+from regatta.data.file_scan import Progress, Stop
 from regatta.data.manifest import SPLITS, Dropped, Manifest, Sample, SplitName
 from regatta.data.scenes.encode import scene_files, tile_shape, untile
 from regatta.data.scenes.listing import SceneListing, draw_splits, streamed
@@ -59,20 +60,31 @@ class _Plan:
         return [*video_names(scene_id, self.settings.cameras, self.storage), label_name(scene_id)]
 
 
-def stored(root: Path, settings: SceneSettings, storage: Storage, split_seed: int) -> SceneListing:
-    """The scenes of a folder, which is made first, or finished, where it is not whole.
+@dataclass(frozen=True)
+class SceneFolder:
+    """Scenes of a folder that may still have to be made."""
 
-    A scene that lost a file or whose bytes changed is listed as damage. Splits are those of
-    `splits.csv`, unless another `split_seed` is asked for.
+    root: Path
+    settings: SceneSettings
+    storage: Storage
+    split_seed: int
 
-    Raises:
-        DataError: the folder holds other data, or its lists are damaged. DiskError: no room.
-    """
-    plan = _Plan(root, streamed(root, settings, split_seed), storage)
-    if not (root / DATASET_FILE).is_file():
-        _make(plan, split_seed)
-    claim_root(root, "trajectories", _identity(settings, storage))
-    return _read(plan, split_seed)
+    def read(self, progress: Progress | None = None, stop: Stop | None = None) -> SceneListing:
+        """The scenes of the folder, which is made first, or finished, where it is not whole.
+
+        A scene that lost a file or whose bytes changed is listed as damage. Splits are those of
+        `splits.csv`, unless that was drawn with another seed.
+
+        Raises:
+            DataError: the folder holds other data, or its lists are damaged. DiskError: no room.
+            StopRequested: `stop()` became true; what was made stays, and is continued.
+        """
+        listing = streamed(self.root, self.settings, self.split_seed)
+        plan = _Plan(self.root, listing, self.storage)
+        if not (self.root / DATASET_FILE).is_file():
+            _make(plan, self.split_seed, progress, stop)
+        claim_root(self.root, "trajectories", _identity(self.settings, self.storage))
+        return _read(plan, self.split_seed)
 
 
 def _identity(settings: SceneSettings, storage: Storage) -> dict[str, Any]:
@@ -83,7 +95,7 @@ def _identity(settings: SceneSettings, storage: Storage) -> dict[str, Any]:
     return {"version": SCENES_VERSION, **settings.facts(), **facts}
 
 
-def _make(plan: _Plan, split_seed: int) -> None:
+def _make(plan: _Plan, split_seed: int, progress: Progress | None, stop: Stop | None) -> None:
     if not (plan.root / MARKER_FILE).is_file():
         _check_room(plan, len(plan.listing.ids))
     claim_root(plan.root, "trajectories", _identity(plan.settings, plan.storage))
@@ -104,7 +116,19 @@ def _make(plan: _Plan, split_seed: int) -> None:
         _check_room(plan, len(missing))
         ids = [plan.listing.ids[row] for row in missing]
         indices = [int(plan.listing.indices[row]) for row in missing]
-        write_in_shares(plan.root, ids, indices, plan.settings, plan.storage)
+        total, done = len(plan.listing.ids), len(plan.listing.ids) - len(ids)
+
+        def follow(written: int) -> None:
+            if stop is not None and stop():
+                raise StopRequested(
+                    "stopped while scenes were made",
+                    where=plan.root,
+                    hint="the same command continues with those that are missing",
+                )
+            if progress is not None:
+                progress(done + written, total, "making scenes")
+
+        write_in_shares(plan.root, ids, indices, plan.settings, plan.storage, follow=follow)
         _write_lists(plan, split_seed)
 
 

@@ -14,8 +14,10 @@ from regatta.config.options import typed_options
 from regatta.config.schema import DataSection
 from regatta.core.errors import DataError
 from regatta.core.registry import SOURCES
+from regatta.data.file_scan import Progress, Stop
 from regatta.data.manifest import SPLITS, Manifest, Sample
 from regatta.data.scan_notes import listed
+from regatta.data.scenes.files import SceneFolder
 from regatta.data.scenes.listing import SceneListing
 from regatta.data.scenes.settings import FRAMES_PER_SECOND
 from regatta.data.scenes.stored_names import video_names
@@ -40,20 +42,28 @@ class ScannedScenes:
         return self.listing.indices[self.rows]
 
 
-def scan_scenes(data: DataSection) -> ScannedScenes:
-    """Read a source of scenes, which makes what is missing; refuse damage, and check the splits.
+def scan_scenes(
+    data: DataSection, *, progress: Progress | None = None, stop: Stop | None = None
+) -> ScannedScenes:
+    """Read a source of scenes, make what is missing, refuse damage, and check the splits.
 
+    Args:
+        progress: called with done, total and a word while scenes are made.
+        stop: polled meanwhile; soon after it becomes true the making ends.
     Raises:
         DataError: a scene lost a file under `damaged: fail`, a class is absent from a split, or the
             shares of the classes in training and validation differ.
-        ConfigError: an unknown or wrongly typed option. DiskError.
+        ConfigError: an unknown or wrongly typed option. DiskError. StopRequested.
     """
     root = Path(os.path.abspath(data.root or Path("data") / data.source))
     source = SOURCES.get(data.source, where="data.source")
     options = typed_options(
         source, data.options, where="data.options", reserved=_FROM_SECTION, strict=False
     )
-    listing: SceneListing = source(root, split=data.split, seed=data.split_seed, **options)
+    found: SceneListing | SceneFolder = source(
+        root, split=data.split, seed=data.split_seed, **options
+    )
+    listing = found.read(progress, stop) if isinstance(found, SceneFolder) else found
     _check_damage(listing, data.damaged, root)
     samples = _samples(listing)
     check_shares(samples, listing.settings.classes, where=root, left_out=len(listing.dropped))

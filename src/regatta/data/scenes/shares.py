@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,9 +26,13 @@ def write_in_shares(
     indices: Sequence[int],
     settings: SceneSettings,
     storage: Storage,
+    *,
+    follow: Callable[[int], None],
 ) -> None:
     """Write these scenes, with one process per processor where that pays.
 
+    Args:
+        follow: called with about how many are written; what it raises ends all processes.
     Raises:
         DiskError: the disk is full or the folder cannot be written.
     """
@@ -36,7 +40,11 @@ def write_in_shares(
     shares = [(ids[n::count], indices[n::count]) for n in range(count)]
     children = [_start(root, share, settings, storage) for share in shares[1:]]
     try:
-        write_scenes(root, *shares[0], settings, storage)
+        for start in range(0, len(shares[0][0]), _STEP):
+            # The others are about as far.
+            follow(start * count)
+            part = slice(start, start + _STEP)
+            write_scenes(root, shares[0][0][part], shares[0][1][part], settings, storage)
         failed = [
             share for share, child in zip(shares[1:], children, strict=True) if child.wait() != 0
         ]

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from regatta.core.registry import SOURCES
-from regatta.data.scenes.files import stored
+from regatta.data.scenes.files import SceneFolder
 from regatta.data.scenes.listing import FEWEST_PER_CLASS, SceneListing, streamed
 from regatta.data.scenes.settings import (
     MOST_CAMERAS,
@@ -47,18 +47,18 @@ def trajectories(
     layout: Layout = "views",
     stream: bool = False,
     generator_seed: Annotated[int | None, Field(ge=0)] = None,
-) -> SceneListing:
+) -> SceneListing | SceneFolder:
     """Generated scenes: linear, circular, helical and parabolic motion from several cameras.
 
-    Writes `root/videos`, `root/labels`, `manifest.parquet`, `splits.csv` and `dataset.json` once;
-    with `stream` it writes nothing, and the same pictures are made when they are asked for. Scene i
-    follows from the seed and i, whatever else is made.
+    Its folder holds `videos`, `labels`, `manifest.parquet`, `splits.csv` and `dataset.json`, made
+    once; with `stream` there are no files, and the same pictures are made when they are asked for.
+    Scene i follows from the seed and i, whatever else is made.
 
     Args:
         seed: draws the splits, and the scenes unless `generator_seed` is given.
         crf: quality of h264, 0 best; ffv1 loses nothing.
     Raises:
-        ConfigError: values that no scene can have. DataError: root holds something else. DiskError.
+        ConfigError: values that no scene can have.
     """
     only_split_one(split, "trajectories")
     settings = SceneSettings(
@@ -78,4 +78,4 @@ def trajectories(
     )
     if stream:
         return streamed(root, settings, seed)
-    return stored(root, settings, Storage(codec, crf, layout), seed)
+    return SceneFolder(root, settings, Storage(codec, crf, layout), seed)
