@@ -257,3 +257,11 @@ def test_study_files_of_the_issue_name_entries_that_can_be_chosen(tmp_path: Path
     for file in sorted(home.glob("*.yaml")):
         child = regatta("check", str(file), "--no-probe", "--json", cwd=tmp_path)
         assert_told(child, 0)
+
+
+@pytest.mark.slow
+def test_the_profiler_feeds_scenes_with_their_places(finished: Path):
+    short = ("profile.stages=[load,step]", "profile.seconds=0.2", "profile.warmup=1")
+    settings = [word for text in (*short, "entries=[both]") for word in ("--set", text)]
+    child = regatta("profile", "s.yaml", *settings, cwd=finished)
+    assert_told(child, 0, "load", "step", "ok")

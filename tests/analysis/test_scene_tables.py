@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from regatta.analysis.compare import compare_study
+from regatta.analysis.scene_tables import usual_features
+from regatta.core.registry import EXTRACTORS
 from regatta.records.run_folder import StudyFolder
 from tests.analysis.build import build_judged_study
 from tests.analysis.scene_build import ROBUST, build_scene_study, drawn_scenes, right_scores
@@ -139,3 +141,15 @@ def test_study_of_videos_has_none_of_these_files(tmp_path: Path) -> None:
     comparison = compare_study(folder)
     assert comparison["scenes"] is None
     assert "compare_results.csv" not in comparison["files"]
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+@pytest.mark.parametrize("extractor", ["i3d", "slowfast", "transformer", "magvit"])
+def test_features_that_no_study_states_are_those_of_the_extractor(
+    extractor: str, size: str
+) -> None:
+    torch = pytest.importorskip("torch")
+    with torch.device("meta"):
+        built = EXTRACTORS.get(extractor)(size=size, dim=None, frames=16, image_size=32)
+    assert usual_features(extractor, size) == built.feature_dim
+    assert usual_features("of-another-package", size) is None

@@ -17,6 +17,7 @@ from regatta.models.spec import make_spec
 from regatta.training.loss import TrainingLoss
 from regatta.training.motion_loss import MotionLoss, loss_of, recipe_loss
 from regatta.training.recipe import check_recipe
+from regatta.training.records import progress_text
 from regatta.training.validation import joint_score
 
 NAN = float("nan")
@@ -143,3 +144,12 @@ def test_mixed_scenes_are_refused(key: dict[str, float]):
 def test_a_model_without_places_cannot_be_selected_by_them(by: str):
     with pytest.raises(ConfigError, match="says no places"):
         check_recipe(TrainSection.model_validate({"select_by": by}), make_spec("cnn3d", "tiny", {}))
+
+
+def test_progress_is_a_line_per_epoch_that_people_can_read():
+    first = {"epoch": 1, "train_loss": 1.25, "val_loss": 1.5, "val_acc": 0.5, "epoch_times": 3.2}
+    second = {**first, "epoch": 2, "train_loss": None, "val_rmse": 0.3217}
+    assert progress_text([first, second], 10) == (
+        "epoch   1 of 10  training loss 1.2500  validation loss 1.5000  accuracy 50.0%  3 s\n"
+        "epoch   2 of 10  validation loss 1.5000  accuracy 50.0%  rmse 0.322  3 s\n"
+    )

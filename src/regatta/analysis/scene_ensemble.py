@@ -119,7 +119,7 @@ def _error(
     weights: dict[int, list[float]],
     headline: int,
 ) -> Part:
-    known = np.isfinite(placed.targets_N3).all(axis=1)
+    known = np.asarray(np.isfinite(placed.targets_N3).all(axis=1))
     own, members = [], []
     for seed, runs in shared.items():
         places = np.stack([run.positions_CN3[headline] for run in runs])
@@ -189,7 +189,7 @@ def _row(kind: str, members: Sequence[str], part: Part) -> dict[str, Any]:
     verdict = decide(
         gain, part["p_adjusted"], 1 - drawn.confidence, False, is_same, seeds_fixed=held
     )
-    best = members[part["best"]]
+    best = str(members[int(part["best"])])
     at_least = bool((gain.estimate or 0.0) >= -4 * part["step"])
     return {
         "value": value.as_dict(),

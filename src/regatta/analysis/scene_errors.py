@@ -170,7 +170,7 @@ def condition_errors(
     Args:
         positions: per entry [S, C, N, 3]. Samples without a known target are left out.
     """
-    known = np.isfinite(targets_N3).all(axis=1)
+    known = np.asarray(np.isfinite(targets_N3).all(axis=1))
     squared = [np.where(known, squared_error(each, targets_N3), 0.0) for each in positions]
     largest = max(float(each.max(initial=0.0)) for each in squared)
     step = max(largest, NO_ERROR) / STEPS

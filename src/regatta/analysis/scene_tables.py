@@ -41,8 +41,8 @@ RESULT_COLUMNS = (
 LONG_END = ("metric", "value", "low", "high", "n")
 BYTES_PER_PARAMETER = 4
 FEATURE_DIMS = {"i3d": 1024, "slowfast": 1024, "transformer": 512, "magvit": 1024}
+"""Features per frame of the extractors at size base."""
 TINY_FEATURES = 32
-"""Features per frame of the extractors by default."""
 
 
 def entry_facts(judged: JudgedStudy, name: str) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def entry_facts(judged: JudgedStudy, name: str) -> dict[str, Any]:
     options, runs = entry_options(judged, name), judged.runs_of(name)
     written = next(entry for entry in judged.study.entries if entry.name == name)
     extractor = str(options.get("extractor") or written.model)
-    usual = TINY_FEATURES if written.size == "tiny" else FEATURE_DIMS.get(extractor)
+    usual = usual_features(extractor, written.size)
     parameters = mean_of([run.training.get("parameters") for run in runs])
     flops = mean_of([run.training.get("flops_per_clip") for run in runs])
     return {
@@ -65,6 +65,14 @@ def entry_facts(judged: JudgedStudy, name: str) -> dict[str, Any]:
         "clips_per_second": mean_of([_clips_per_second(run) for run in runs]),
         "seeds": [run.seed for run in runs],
     }
+
+
+def usual_features(extractor: str, size: str) -> int | None:
+    """Features per frame where a study does not say; None of an extractor of another package."""
+    base = FEATURE_DIMS.get(extractor)
+    if base is None:
+        return None
+    return {"base": base, "small": base // 2, "tiny": TINY_FEATURES}.get(size)
 
 
 def _clips_per_second(run: JudgedRun) -> float | None:

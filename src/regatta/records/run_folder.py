@@ -87,6 +87,11 @@ class RunFolder:
     def predictions(self, protocol: str) -> Path:
         return self.path / "predictions" / protocol
 
+    @property
+    def progress_text(self) -> Path:
+        """A line per epoch, for people."""
+        return self.path / "PROGRESS.txt"
+
     def is_trained(self) -> bool:
         return self.training_results.is_file()
 

@@ -132,7 +132,8 @@ def read_baselines(folder: Path, sample_ids: np.ndarray) -> list[SceneBaseline]:
     try:
         found = []
         table["track"] = table["track"].fillna("")
-        for (name, track), rows in table.groupby(["baseline", "track"], sort=False):
+        for _, rows in table.groupby(["baseline", "track"], sort=False):
+            name, track = rows["baseline"].iloc[0], rows["track"].iloc[0]
             ids = rows["sample_id"].to_numpy().astype(str)
             at = rows_at(ids, sample_ids, what=f"baseline {name}")
             labels = rows["label"].to_numpy()[at].astype(np.int64)

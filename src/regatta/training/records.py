@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,20 @@ def clear_partials(folder: RunFolder) -> None:
     for written in (folder.training_results, folder.metrics, folder.model / "*"):
         for leftover in written.parent.glob(f".{written.name}.*{PARTIAL_SUFFIX}"):
             leftover.unlink()
+
+
+def progress_text(history: Sequence[Mapping[str, Any]], epochs: int) -> str:
+    """One line per epoch for people: PROGRESS.txt."""
+    return "".join(_progress_line(record, epochs) + "\n" for record in history)
+
+
+def _progress_line(record: Mapping[str, Any], epochs: int) -> str:
+    trained = record["train_loss"]
+    parts = [f"epoch {record['epoch']:>3} of {epochs}"]
+    parts += [] if trained is None else [f"training loss {trained:.4f}"]
+    parts += [f"validation loss {record['val_loss']:.4f}", f"accuracy {record['val_acc']:.1%}"]
+    parts += [f"rmse {record['val_rmse']:.3f}"] if "val_rmse" in record else []
+    return "  ".join([*parts, f"{record['epoch_times']:.0f} s"])
 
 
 def devices_of_run(train: TrainSection, ranks: Ranks) -> int:

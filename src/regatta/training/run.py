@@ -18,7 +18,7 @@ from torch import nn
 
 from regatta.config.schema import TrainSection
 from regatta.core.errors import DataError, StopRequested
-from regatta.core.files import plain, write_json
+from regatta.core.files import plain, write_json, write_text
 from regatta.core.seeds import derive_seed
 from regatta.core.signals import StopFlag
 from regatta.models.contracts import HasPositions
@@ -40,7 +40,13 @@ from regatta.training.optimizers import (
 )
 from regatta.training.progress import Progress
 from regatta.training.recipe import Rates
-from regatta.training.records import MetricsLog, clear_partials, head_columns, results_record
+from regatta.training.records import (
+    MetricsLog,
+    clear_partials,
+    head_columns,
+    progress_text,
+    results_record,
+)
 from regatta.training.state import TrainerState
 from regatta.training.step import StepOutcome, StepParts, take_step
 from regatta.training.temperature import fit_temperature
@@ -281,6 +287,8 @@ class TrainingRun:
         )
         if ranks.is_first:
             logger.info("epoch %d of %d: %s", state.epoch, self.train.epochs, record)
+            text = progress_text(state.history, self.train.epochs)
+            write_text(self.folder.progress_text, text)
         heads = {"heads": score.heads} if score.heads else {}
         if state.is_better(record, by=by):
             # Of a model that is cut over the ranks only all of them together have the weights.

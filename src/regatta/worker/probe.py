@@ -29,7 +29,7 @@ from regatta.config.schema import Study
 from regatta.core.errors import RegattaError
 from regatta.core.seeds import derive_seed
 from regatta.evaluation.protocols import Protocol, resolve_protocol
-from regatta.models.contracts import EncodesOnce, FitsDirectly, FitsStatistics, HasPositions
+from regatta.models.contracts import EncodesOnce, FitsDirectly, FitsStatistics
 from regatta.models.parameters import freeze_encoder
 from regatta.models.spec import ModelSpec, resolve_model
 from regatta.records.profile_table import OUT_OF_MEMORY, ProfileRow
@@ -38,7 +38,7 @@ from regatta.training.checkpoint import SLOTS_KEPT
 from regatta.training.optimizers import moments_of
 from regatta.training.profile import Pace, Subject, Unit
 from regatta.training.profile_memory import is_out_of_memory
-from regatta.worker.profile_subject import EntryProfile
+from regatta.worker.profile_subject import EntryProfile, any_targets
 
 FEED_SAMPLES = 8
 """Generated samples that batches are filled with, again and again."""
@@ -148,14 +148,8 @@ def generated_subject(
         inputs,
         torch.arange(len(inputs)) % classes,
         has_scores=False,
-        targets=_any_targets(module, len(inputs)),
+        targets=any_targets(module, len(inputs)),
     )
-
-
-def _any_targets(module: nn.Module, count: int) -> torch.Tensor | None:
-    if not isinstance(module, HasPositions):
-        return None
-    return torch.zeros(count, len(module.position_names), 3)
 
 
 def disk_facts(subject: Subject) -> dict[str, int]:

@@ -16,12 +16,15 @@ from regatta.config.expand import RunSpec
 from regatta.config.schema import Study
 from regatta.core.errors import RegattaError
 from regatta.core.seeds import derive_seed
+from regatta.data.image_augment import build_image_augment
+from regatta.data.image_store import ImageStore
 from regatta.data.loader import ClipLoader
 from regatta.data.manifest import Sample
+from regatta.data.scene_loader import SceneLoader
+from regatta.data.scene_store import SceneStore
 from regatta.data.window_loader import WindowLoader
 from regatta.data.window_margins import augmented_inputs
-from regatta.data.windows import WindowStore
-from regatta.models.contracts import EncodesOnce, FitsDirectly, FitsStatistics
+from regatta.models.contracts import EncodesOnce, FitsDirectly, FitsStatistics, HasPositions
 from regatta.models.parameters import freeze_encoder
 from regatta.models.spec import count_flops, count_parameters, resolve_model
 from regatta.models.weights import load_checkpoint
@@ -30,8 +33,9 @@ from regatta.records.run_folder import StudyFolder
 from regatta.training.batches import BatchSource
 from regatta.training.precision import choose_precision
 from regatta.training.profile import Pace, Subject, Unit, measure, published_peak, time_loader
-from regatta.worker.run_data import load_run_data
+from regatta.worker.run_data import RunData, load_run_data
 from regatta.worker.sharing import clip_recipes
+from regatta.worker.train_scenes import scene_augment
 from regatta.worker.window_inputs import read_inputs
 
 FEED_SAMPLES = 256
@@ -111,7 +115,7 @@ class EntryProfile:
         return ("encode", *trained) if self._trains_on_features else trained
 
     @cached_property
-    def _data(self) -> Any:
+    def _data(self) -> RunData:
         return load_run_data(self.folder, self.run_spec)
 
     @cached_property
@@ -132,7 +136,7 @@ class EntryProfile:
         if self.run_spec.train.augment == "reference" and hasattr(module, "picture_augment"):
             setattr(module, "picture_augment", True)  # noqa: B010 - nn.Module has no such field
         flops = count_flops(module, spec)
-        store: WindowStore | None = self._data.store
+        store = self._data.store
         if store is not None and isinstance(module, FitsStatistics):
             module.fit_statistics(store.select(self._samples))
         feed = self._samples[:FEED_SAMPLES]
@@ -153,6 +157,7 @@ class EntryProfile:
             labels,
             flops,
             has_scores=not is_fitted,
+            targets=any_targets(module, len(feed)),
         )
 
     @property
@@ -188,7 +193,12 @@ class EntryProfile:
         )
 
     def _loader(self) -> BatchSource:
-        store: WindowStore | None = self._data.store
+        data: RunData = self._data
+        if data.scenes is not None:
+            return self._scene_loader(data.scenes)
+        if data.images is not None:
+            return self._image_loader(data.images)
+        store = data.store
         if store is None:
             return self._clip_loader()
         train, samples = self.run_spec.train, self._samples
@@ -208,6 +218,35 @@ class EntryProfile:
             augment=augment,
         )
 
+    def _scene_loader(self, scenes: SceneStore) -> SceneLoader:
+        module, train = self.whole.module, self.run_spec.train
+        assert isinstance(module, HasPositions)
+        return SceneLoader(
+            scenes,
+            self._samples,
+            views=self.whole.spec.views,
+            targets=module.position_names,
+            batch_size=train.batch_size,
+            seed=self.run_spec.seed,
+            threads=train.loader_threads,
+            augment=scene_augment(train),
+        )
+
+    def _image_loader(self, images: ImageStore) -> WindowLoader:
+        train, samples = self.run_spec.train, self._samples
+        changes = train.augment != "none"
+        return WindowLoader(
+            images.select(samples),
+            [sample.label for sample in samples],
+            [sample.sample_id for sample in samples],
+            batch_size=train.batch_size,
+            seed=self.run_spec.seed,
+            device=self.device,
+            augment=build_image_augment(train.augment_options, mean=images.mean)
+            if changes
+            else None,
+        )
+
     def _clip_loader(self) -> ClipLoader:
         train = self.run_spec.train
         return ClipLoader(
@@ -219,6 +258,13 @@ class EntryProfile:
             cache_bytes=int(train.frame_cache_gib * 2**30),
             decoder=self.study.data.decoder,
         )
+
+
+def any_targets(module: nn.Module, count: int) -> torch.Tensor | None:
+    """Places [N, P, 3] for a model that says some: which they are changes no cost."""
+    if not isinstance(module, HasPositions):
+        return None
+    return torch.zeros(count, len(module.position_names), 3)
 
 
 def _noise(shape: tuple[int, ...]) -> torch.Tensor:

@@ -10,7 +10,6 @@ from regatta.core.files import read_json
 from regatta.data.image_augment import build_image_augment
 from regatta.data.image_store import ImageStore
 from regatta.data.manifest import Manifest
-from regatta.data.scene_loader import build_scene_augment
 from regatta.data.scene_store import SceneStore
 from regatta.evaluation.scene_protocols import resolve_scene_protocol
 from regatta.models.hub import HUB_ID, checkpoint_folder
@@ -18,7 +17,7 @@ from regatta.models.spec import check_default_checkpoint, make_spec, starts_at_r
 from regatta.records.run_folder import StudyFolder
 from regatta.training.recipe import check_recipe
 from regatta.worker.image_parts import check_image_size, check_part
-from regatta.worker.train_scenes import check_scene_shape
+from regatta.worker.train_scenes import check_scene_shape, scene_augment
 
 
 def check_entries(study: Study, *, window: tuple[int, int] | None = None) -> dict[str, int]:
@@ -79,9 +78,7 @@ def scene_views(study: Study) -> tuple[int, ...]:
 def check_scene_settings(study: Study) -> None:
     """ConfigError, before any picture is made, for a recipe that scenes cannot obey."""
     for entry in study.trained_entries:
-        train = entry_train(study, entry)
-        if train.augment != "none":
-            build_scene_augment(train.augment_options)
+        scene_augment(entry_train(study, entry))
     resolve_scene_protocol(study.protocol)
 
 

@@ -11,10 +11,11 @@ from typing import Any
 from torch import nn
 
 from regatta.config.expand import RunSpec
+from regatta.config.schema import TrainSection
 from regatta.core.errors import ConfigError
 from regatta.core.files import write_json
 from regatta.core.signals import StopFlag
-from regatta.data.scene_loader import SceneLoader, build_scene_augment, scene_targets
+from regatta.data.scene_loader import SceneAugment, SceneLoader, build_scene_augment, scene_targets
 from regatta.data.scene_store import SceneStore
 from regatta.models.contracts import HasPositions
 from regatta.models.spec import ModelSpec, resolve_model
@@ -49,7 +50,6 @@ def train_on_scenes(
     assert isinstance(module, HasPositions)
     names = module.position_names
     module.fit_targets(scene_targets(store, manifest.split("train"), names))
-    augment = build_scene_augment(train.augment_options) if train.augment != "none" else None
 
     def loader(split: str, **options: Any) -> SceneLoader:
         return SceneLoader(
@@ -69,7 +69,7 @@ def train_on_scenes(
         module=module,
         spec=spec,
         train=train,
-        train_loader=loader("train", augment=augment),
+        train_loader=loader("train", augment=scene_augment(train)),
         validation=loader("validation"),
         folder=run,
         device=ranks.device,
@@ -81,6 +81,11 @@ def train_on_scenes(
         observe=observe,
         class_counts=training_counts(manifest),
     )
+
+
+def scene_augment(train: TrainSection) -> SceneAugment | None:
+    """The changes of light of a recipe; ConfigError for options that scenes do not have."""
+    return build_scene_augment(train.augment_options) if train.augment != "none" else None
 
 
 def _first_model(

@@ -50,7 +50,8 @@ def test_the_picture_is_the_formula_at_every_pixel() -> None:
     pixels, depth = project(CAMERAS, SHOWN[0, :2])
     for view in range(4):
         for frame in range(2):
-            expected = render_pixel_by_pixel(*pixels[view, frame], 12 / depth[view, frame])
+            u, v = pixels[view, frame]
+            expected = render_pixel_by_pixel(u, v, 12 / depth[view, frame])
             # Halves may round either way.
             gap = frames[0, view, frame].astype(int) - expected
             assert np.abs(gap).max() <= 1
