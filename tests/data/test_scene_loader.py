@@ -81,6 +81,22 @@ def test_a_resumed_epoch_goes_on_where_it_was_left(scenes):
     assert [b.sample_ids for b in rest] == [b.sample_ids for b in whole[2:]]
 
 
+def test_fresh_scenes_are_new_in_every_epoch_but_the_first_and_resume_alike(scenes):
+    fresh = loader(scenes, fresh=True)
+    first, second, third = (by_id(fresh.batches(epoch)) for epoch in range(3))
+    assert set(first) == {sample.sample_id for sample in scenes[0].split("train")}
+    assert len(second) == len(third) == len(first)
+    assert not set(first) & set(second)
+    assert not set(second) & set(third)
+    known = {scene.numpy().tobytes() for scene in scenes[1].frames(range(24), (0, 1))}
+    assert not known & {scene.numpy().tobytes() for scene in second.values()}
+    resumed = by_id(fresh.batches(1, start=2))
+    assert all(torch.equal(scene, second[name]) for name, scene in resumed.items())
+    # Classes take turns in the order that scenes are drawn in.
+    labels = [label for batch in fresh.batches(1) for label in batch.labels.tolist()]
+    assert max(map(labels.count, range(4))) - min(map(labels.count, range(4))) <= 1
+
+
 def test_light_moves_no_ball(scenes):
     """Without noise each colour shifts by one amount everywhere: every edge stays where it is."""
     plain = scenes[1].frames([0], (0, 1))[0].to(torch.int16)

@@ -19,7 +19,7 @@ from regatta.analysis.paired import adjust, decide, family_correction, sign_flip
 from regatta.analysis.positions import NO_ERROR, squared_error
 from regatta.analysis.scene_errors import STEPS, resample_values
 from regatta.analysis.scene_judged import Placed, PlacedRun
-from regatta.analysis.scene_pairs import UNIT, error_span, error_text
+from regatta.analysis.scene_pairs import UNIT, error_span, error_text, signed_error_text
 from regatta.analysis.wording import points, span
 
 FAVOURS = "its best member is known from these very samples, which favours it"
@@ -223,7 +223,7 @@ def _sentence(
         reached = f"{error_text(value.estimate or 0)} {error_span(value)} {UNIT}"
         single = f"{error_text(part['best_value'])} {UNIT}"
         lower = gain.scaled(-1)
-        size = f"{lower.estimate or 0:+.3g} {error_span(lower)} {UNIT}"
+        size = f"{signed_error_text(lower.estimate or 0)} {error_span(lower)} {UNIT}"
         name = "MSE"
     ending = {
         "ahead": "the ensemble is better",

@@ -120,6 +120,11 @@ def error_text(value: float) -> str:
     return "0" if value == 0 else f"{value:#.3g}".removesuffix(".")
 
 
+def signed_error_text(value: float) -> str:
+    """A difference of squared errors with its sign and three digits."""
+    return "0" if value == 0 else f"{value:+#.3g}".removesuffix(".")
+
+
 def error_span(interval: Interval) -> str:
     """`[0.010, 0.014]`, or why there is none."""
     if interval.low is None or interval.high is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from regatta.analysis.bootstrap import Interval
 from regatta.analysis.scene_judged import FORECAST, LAST_VISIBLE
-from regatta.analysis.scene_pairs import UNIT, error_span, error_text
+from regatta.analysis.scene_pairs import UNIT, error_span, error_text, signed_error_text
 from regatta.analysis.wording import count
 
 TARGET_WORDS = {
@@ -47,7 +47,7 @@ def last_position_notes(rows: Sequence[dict[str, Any]]) -> list[str]:
         if row["verdict"] == "ahead":
             continue
         difference = as_interval(row["difference"])
-        size = f"{difference.estimate or 0:+.3g} {error_span(difference)} {UNIT}"
+        size = f"{signed_error_text(difference.estimate or 0)} {error_span(difference)} {UNIT}"
         said = (
             "is worse than the last position seen"
             if row["verdict"] == "behind"

@@ -30,6 +30,7 @@ _KNOWN_LATER = {
     "freeze_experts_epochs",
     "adapt_lr",
     "positions",
+    "fresh_samples",
 }
 """Keys of a recipe that count only where they are changed: older runs knew nothing of them."""
 _NOT_IN_RUN_ID = {

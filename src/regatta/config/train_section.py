@@ -121,6 +121,9 @@ class TrainSection(Section):
     to cache; 1 = the sample as it is."""
     feature_cache: bool = True
     """With freeze_encoder: encode each sample once, keep its features on disk and train on them."""
+    fresh_samples: bool = False
+    """Of scenes that are drawn from a seed: every epoch but the first trains on new ones, as many;
+    validation and test stay as they are."""
     flip: bool = True
     """Mirror at random; switch off where left and right, or the sense of rotation, carry the
     class."""

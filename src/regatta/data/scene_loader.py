@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -72,6 +73,17 @@ def build_scene_augment(options: dict[str, object]) -> SceneAugment:
     return augment
 
 
+@dataclass(frozen=True)
+class _EpochScenes:
+    """Scenes of one epoch: row of the store, id, label and targets [N, P, 3] by place."""
+
+    store: SceneStore
+    rows: np.ndarray
+    ids: list[str]
+    labels: list[int]
+    targets: torch.Tensor
+
+
 class SceneLoader:
     """Training or validation scenes, one epoch after the other.
 
@@ -82,6 +94,7 @@ class SceneLoader:
         views: cameras whose pictures are given, in this order.
         targets: names of the places, see `SceneStore.targets`.
         threads: read ahead in so many; 0 = when asked.
+        fresh: each epoch but the first has new scenes, as many as there are samples.
     Raises:
         DataError: no samples, or a target that this data does not know.
     """
@@ -99,13 +112,13 @@ class SceneLoader:
         world: int = 1,
         threads: int = 1,
         augment: SceneAugment | None = None,
+        fresh: bool = False,
     ) -> None:
         if not samples:
             raise DataError("there are no samples to load", hint="look at data.source")
-        self._store, self._views = store, tuple(views)
+        self._store, self._views, self._names = store, tuple(views), tuple(targets)
         self._samples = sorted(samples, key=lambda sample: sample.sample_id)
-        self._rows = store.rows(self._samples)
-        self._targets = scene_targets(store, self._samples, targets)
+        self._fresh = fresh
         self._batch_size, self._seed = batch_size, seed
         self._rank, self._world, self._threads = rank, world, threads
         self._augment = augment
@@ -119,27 +132,50 @@ class SceneLoader:
 
         Close the generator to leave early: it then ends its threads.
         """
-        order = stream(self._seed, "order", epoch).permutation(len(self._samples)).tolist()
+        scenes = self._scenes(epoch)
+        order = stream(self._seed, "order", epoch).permutation(len(scenes.ids)).tolist()
         deal = deal_batches(order, self._batch_size, rank=self._rank, world=self._world)[start:]
         made = map_in_threads(
-            lambda places: self._inputs(epoch, places), deal, threads=self._threads, ahead=2
+            lambda places: self._inputs(scenes, epoch, places),
+            deal,
+            threads=self._threads,
+            ahead=2,
         )
         with closing(made):
             for places, inputs in zip(deal, made, strict=True):
-                labels = [self._samples[place].label for place in places]
                 yield SceneBatch(
                     inputs,
-                    torch.tensor(labels, dtype=torch.int64),
-                    self._targets[places],
-                    [self._samples[place].sample_id for place in places],
+                    torch.tensor([scenes.labels[place] for place in places], dtype=torch.int64),
+                    scenes.targets[places],
+                    [scenes.ids[place] for place in places],
                 )
 
-    def _inputs(self, epoch: int, places: list[int]) -> torch.Tensor:
-        shown = self._store.frames(self._rows[places], self._views)
+    def _scenes(self, epoch: int) -> _EpochScenes:
+        """What the epoch trains on, by place."""
+        if self._fresh and epoch > 0:
+            count = len(self._samples)
+            store = self._store.more(count, first=(epoch - 1) * count)
+            rows = np.arange(count)
+            targets = [store.targets(rows, name) for name in self._names]
+            return _EpochScenes(store, rows, store.ids, store.labels, torch.stack(targets, dim=1))
+        return self._own
+
+    @cached_property
+    def _own(self) -> _EpochScenes:
+        return _EpochScenes(
+            self._store,
+            self._store.rows(self._samples),
+            [sample.sample_id for sample in self._samples],
+            [sample.label for sample in self._samples],
+            scene_targets(self._store, self._samples, self._names),
+        )
+
+    def _inputs(self, scenes: _EpochScenes, epoch: int, places: list[int]) -> torch.Tensor:
+        shown = scenes.store.frames(scenes.rows[places], self._views)
         if self._augment is None:
             return shown
         for scene, place in zip(shown, places, strict=True):
-            own = derive_seed(self._seed, "augment", epoch, self._samples[place].sample_id)
+            own = derive_seed(self._seed, "augment", epoch, scenes.ids[place])
             scene.copy_(self._augment(scene, torch.Generator().manual_seed(own)))
         return shown
 

@@ -105,6 +105,22 @@ class SceneStore:
             shown, self.cameras, self.settings, indices=self.indices[rows], views=views
         )
 
+    def more(self, count: int, *, first: int) -> SceneStore:
+        """Scenes of the same settings behind all that belong to the data set, from number `first`
+        on; drawn from the seed when asked for."""
+        begin = self.settings.per_class * len(self.settings.classes) + first
+        indices = np.arange(begin, begin + count)
+        tracks = draw_scenes(self.settings, indices)
+        return replace(
+            self,
+            ids=[f"more_{index}" for index in indices],
+            labels=tracks.labels.tolist(),
+            positions=tracks.positions,
+            pixels=np.full((count, *self.pixels.shape[1:]), np.nan, dtype=np.float32),
+            indices=indices,
+            pictures=None,
+        )
+
     def targets(self, rows: Sequence[int] | np.ndarray, name: str) -> torch.Tensor:
         """Where the object is, float32 [n, 3] in world units.
 

@@ -54,7 +54,8 @@ class JudgedEntry:
 
     @property
     def folders(self) -> list[Path]:
-        """Where the scores of each head, or of each target, go; the answer of the whole system stands first."""
+        """Where the scores of each head, or of each target, go; the answer of the whole system
+        stands first."""
         names = self.module.head_names[1:] if isinstance(self.module, HasHeads) else ()
         if isinstance(self.module, HasPositions):
             names = self.module.position_names[1:]

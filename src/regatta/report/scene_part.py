@@ -28,13 +28,22 @@ def scene_view(material: Material) -> dict[str, Any] | None:
     names, ensemble = material.entries, section["ensemble"] or {}
     told = [ensemble[key]["sentence"] for key in ("accuracy", "mse") if ensemble.get(key)]
     told += [f"ensemble: {ensemble['reason']}"] if ensemble.get("reason") else []
+    beside = [note for target in section["targets"] for note in target["notes"]]
+    verdicts = [
+        f"{row['entry']}: {row['verdict']}"
+        for rows in section["rows"].values()
+        for row in rows
+        if len(names) > 1
+    ]
     return {
         "sentences": [sentence(text, names) for text in section["sentences"]],
+        "verdicts": [sentence(text, names) for text in verdicts],
+        "beside": [sentence(text, names) for text in beside],
         "ensemble": [sentence(text, names) for text in (*told, *ensemble.get("notes", []))],
         "shortcuts": [sentence(text, names) for text in shortcut_sentences(section)],
         "explanations": explanations(material),
         "attention": attention_notes(material),
-        "notes": [sentence(text, names) for text in section["notes"]],
+        "notes": [sentence(text, names) for text in section["notes"] if text not in beside],
         "exact": exact_classes(section),
     }
 

@@ -265,7 +265,7 @@ def strips_figure(
     for strip, (name, maps, n) in zip(strips[:, 0], rows, strict=True):
         grid = strip.subplots(1, columns, squeeze=False)[0]
         text = _strip_title(material, name, maps, n)
-        strip.suptitle(figure_label(text, limit=92), fontsize=7, x=0.01, ha="left")
+        strip.suptitle(figure_label(text, limit=112), fontsize=7, x=0.01, ha="left")
         chosen = _spread(maps.frames.shape[1], columns)
         highest = float(maps.maps[n].max()) or 1.0
         for column, ax in enumerate(grid):

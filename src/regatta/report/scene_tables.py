@@ -7,7 +7,7 @@ from typing import Any
 
 from regatta.analysis.scene_errors import PARTS
 from regatta.analysis.scene_judged import FORECAST
-from regatta.analysis.scene_pairs import error_text
+from regatta.analysis.scene_pairs import error_text, signed_error_text
 from regatta.report.contents import (
     COMPARISON,
     CORRECTED,
@@ -104,7 +104,6 @@ def results_table(
         Column("size, MB", ("model_size_mb",)),
         Column("parameters", ("parameters",)),
         Column("clips per s", ("clips_per_second",)),
-        Column("verdict", ("verdict",), numeric=False),
     ]
     table = []
     for number, row in enumerate(rows):
@@ -129,7 +128,6 @@ def results_table(
                 number_cell(row["model_size_mb"], "{:.3g}".format, source=source),
                 number_cell(row["parameters"], count_text, source=source),
                 number_cell(row["clips_per_second"], "{:.3g}".format, source=source),
-                text_cell(row["verdict"], source=source),
             ]
         )
     table.sort(key=lambda cells: -float(cells[4].values[0] or 0))
@@ -165,7 +163,7 @@ def pairs_table(material: Material, target: dict[str, Any], suffix: str) -> Tabl
         rows.append(
             [
                 Cell(f"{pair['first']} − {pair['second']}", (pair["first"], pair["second"])),
-                error_cell(pair["difference"], "{:+.3g}".format, source=source),
+                error_cell(pair["difference"], signed_error_text, source=source),
                 Cell(p_text(pair["p_adjusted"]), (pair["p_adjusted"], pair["p_value"]), source),
                 Cell(said, (pair["verdict"],), source),
             ]

@@ -78,7 +78,14 @@ def scene_views(study: Study) -> tuple[int, ...]:
 def check_scene_settings(study: Study) -> None:
     """ConfigError, before any picture is made, for a recipe that scenes cannot obey."""
     for entry in study.trained_entries:
-        scene_augment(entry_train(study, entry))
+        train = entry_train(study, entry)
+        scene_augment(train)
+        if train.fresh_samples and not study.data.options.get("stream"):
+            raise ConfigError(
+                "new scenes can only be drawn from a seed, but these come from files",
+                where="train.fresh_samples",
+                hint="set data.options.stream: true, or leave fresh_samples out",
+            )
     resolve_scene_protocol(study.protocol)
 
 

@@ -69,7 +69,7 @@ def train_on_scenes(
         module=module,
         spec=spec,
         train=train,
-        train_loader=loader("train", augment=scene_augment(train)),
+        train_loader=loader("train", augment=scene_augment(train), fresh=train.fresh_samples),
         validation=loader("validation"),
         folder=run,
         device=ranks.device,
