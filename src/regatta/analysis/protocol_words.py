@@ -168,6 +168,18 @@ def _imported(options: dict[str, Any], conditions: Sequence[Condition]) -> str:
     return "The predictions were imported; how the models were shown the samples is not known here."
 
 
+def _trajectories(options: dict[str, Any], conditions: Sequence[Condition]) -> str:
+    _ = options
+    names = dict.fromkeys(str(c.axes["disturbance"]) for c in conditions if not c.is_reference)
+    if not names:
+        return "Each scene was judged once, as it was drawn."
+    return (
+        f"Each scene was judged as it was drawn and disturbed: {', '.join(names)}. A model always "
+        "gets as many frames as it was made for, fewer are held. Draws depend on the scene and the "
+        "disturbance alone and are the same for every model and at every level."
+    )
+
+
 WORDS: dict[str, Callable[[dict[str, Any], Sequence[Condition]], str]] = {
     "imported": _imported,
     "plain": _plain,
@@ -179,6 +191,7 @@ WORDS: dict[str, Callable[[dict[str, Any], Sequence[Condition]], str]] = {
     "controls": _controls,
     "multi-view": _multi_view,
     "sliding": _sliding,
+    "trajectories": _trajectories,
 }
 
 

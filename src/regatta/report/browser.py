@@ -12,7 +12,7 @@ from regatta.report.contents import (
     row_source,
 )
 from regatta.report.material import Material, axis_text
-from regatta.report.words import perturbation_words
+from regatta.report.words import corruption_words, perturbation_words
 
 
 def browser_view(material: Material) -> dict[str, Any] | None:
@@ -25,11 +25,12 @@ def browser_view(material: Material) -> dict[str, Any] | None:
     if len(conditions) < 2:
         return None
     names = material.comparison["axes"]
-    if not names or any(set(c["axes"]) != set(names) for c in conditions) or material.is_signal:
+    own_levels = material.is_signal or "disturbance" in names
+    if not names or any(set(c["axes"]) != set(names) for c in conditions) or own_levels:
         # Conditions without common axes are chosen by name; so are perturbations, each of which
         # has levels of its own.
         keys = {c["id"]: c["id"] for c in conditions}
-        choices = [(c["id"], perturbation_words(c["axes"]) or c["id"]) for c in conditions]
+        choices = [(c["id"], _named(c)) for c in conditions]
         axes = [{"name": "condition", "choices": choices}]
     else:
         keys = {c["id"]: "|".join(str(c["axes"][name]) for name in names) for c in conditions}
@@ -44,6 +45,11 @@ def browser_view(material: Material) -> dict[str, Any] | None:
         "columns": [(name, heading) for name, heading, _ in condition_columns(material)],
         "entries": [(entry, material.positions[entry]) for entry in material.entries],
     }
+
+
+def _named(condition: dict[str, Any]) -> str:
+    axes = condition["axes"]
+    return perturbation_words(axes) or corruption_words(axes) or condition["id"]
 
 
 def _choices(name: str, conditions: list[dict[str, Any]]) -> list[tuple[str, str]]:

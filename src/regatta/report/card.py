@@ -38,6 +38,12 @@ IMAGE_LIMITS = (
     "or classes were not measured, and an image of none of these classes gets one of them all the "
     "same. Scores are not calibrated probabilities."
 )
+SCENE_LIMITS = (
+    "Meant for telling the motions above apart and saying where they lead in scenes like those of "
+    "the data set, which are drawn and not filmed. Accuracy and error hold for the split, the "
+    "cameras and the conditions above and for nothing else, and a motion of none of these classes "
+    "gets one of them all the same. Scores are not calibrated probabilities."
+)
 FOREIGN_LIMITS = "The accuracy holds for the imported samples and conditions and for nothing else."
 LOOK_UP = "Regatta does not know it: look it up at the source before you pass this model on."
 CLASSES_SHOWN = 30
@@ -105,6 +111,8 @@ def what(facts: CardFacts) -> str:
     frames, pixels = settings.get("frames"), settings.get("image_size")
     if facts.is_image:
         return _what_of_images(facts, origin, pixels)
+    if facts.is_scene:
+        return _what_of_scenes(facts, origin, frames, pixels)
     clips = f"{frames} RGB frames of {pixels} x {pixels} pixels" if frames and pixels else "frames"
     return (
         f"A video classifier: model {markdown_text(entry.model)}, size {entry.size}, {origin} in "
@@ -122,6 +130,19 @@ def _what_of_images(facts: CardFacts, origin: str, pixels: object) -> str:
         f"An image classifier: model {markdown_text(entry.model)}, size {entry.size}, {origin} in "
         f"the Regatta study {markdown_text(facts.study.name)}. It takes RGB images{size} and gives "
         f"one score for each of {len(facts.labels)} classes."
+    )
+
+
+def _what_of_scenes(facts: CardFacts, origin: str, frames: object, pixels: object) -> str:
+    entry = facts.spec.entry
+    views = len(entry.options.get("views", [0]))
+    targets = ", ".join(entry.options.get("targets", ["forecast"]))
+    clips = f"{frames} RGB frames of {pixels} x {pixels} pixels" if frames and pixels else "frames"
+    return (
+        f"A model of motion: extractor {markdown_text(str(entry.options.get('extractor', 'i3d')))},"
+        f" size {entry.size}, {origin} in the Regatta study {markdown_text(facts.study.name)}. It "
+        f"takes clips of {clips} from {views} camera(s) and gives one score for each of "
+        f"{len(facts.labels)} classes, then x, y and z in world units of: {markdown_text(targets)}."
     )
 
 
@@ -181,7 +202,7 @@ def settings_table(facts: CardFacts) -> str:
     """Settings of the model and the whole recipe."""
     recipe = facts.spec.train.model_dump(mode="json")
     unused = card_windows.UNUSED_SETTINGS if facts.is_signal else ()
-    unused = CLIP_SETTINGS if facts.is_image else unused
+    unused = CLIP_SETTINGS if facts.is_image or facts.is_scene else unused
     hidden = (*BOOKKEEPING, *unused)
     rows = [
         [text_cell(key), text_cell(without_folders(json.dumps(value)))]
@@ -208,7 +229,7 @@ def limits(facts: CardFacts) -> Iterable[str]:
     elif facts.is_signal:
         yield card_windows.limits(facts.training.get("temperature"))
     else:
-        yield IMAGE_LIMITS if facts.is_image else CLIP_LIMITS
+        yield _limits_of_pictures(facts)
     weakest = weakest_classes(facts)
     if weakest:
         yield f"Weakest classes at the condition above: {weakest}."
@@ -216,6 +237,12 @@ def limits(facts: CardFacts) -> Iterable[str]:
         "Whether the model is fair, safe or robust to deliberate changes of its input was not "
         "measured."
     )
+
+
+def _limits_of_pictures(facts: CardFacts) -> str:
+    if facts.is_scene:
+        return SCENE_LIMITS
+    return IMAGE_LIMITS if facts.is_image else CLIP_LIMITS
 
 
 def licences(facts: CardFacts) -> Iterable[str]:
@@ -260,8 +287,7 @@ def _loading(facts: CardFacts) -> Iterable[str]:
         )
     else:
         yield "The transformers library does not have this model."
-    item = "image" if facts.is_image else "clip"
-    argument, shape = ("images", "[B, 3, H, W]") if facts.is_image else ("video", "[B, T, 3, H, W]")
+    item, argument, shape = _input_words(facts)
     yield f"With Regatta, which also checks every key and the shape of every {item}:"
     yield (
         "```python\n"
@@ -273,6 +299,15 @@ def _loading(facts: CardFacts) -> Iterable[str]:
         "```"
     )
     yield from _another_study(facts)
+
+
+def _input_words(facts: CardFacts) -> tuple[str, str, str]:
+    """What a sample is called, the name of the argument, and its shape."""
+    if facts.is_scene:
+        return "scene", "video", "[B, V, T, 3, H, W]"
+    if facts.is_image:
+        return "image", "images", "[B, 3, H, W]"
+    return "clip", "video", "[B, T, 3, H, W]"
 
 
 def _another_study(facts: CardFacts) -> Iterable[str]:

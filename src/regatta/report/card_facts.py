@@ -63,6 +63,11 @@ class CardFacts:
         return source_kind(self.study.data.source) == "image"
 
     @property
+    def is_scene(self) -> bool:
+        """Whether the model takes several cameras at once, and says places."""
+        return source_kind(self.study.data.source) == "scene"
+
+    @property
     def labels(self) -> list[str]:
         """Names of all classes, from the model where it is at hand."""
         named = self.config.get("id2label")
