@@ -228,7 +228,8 @@ def _scan(
     if kind == "scene":
         from regatta.data.scenes.scan import scan_scenes
 
-        scanned = scan_scenes(lenient)
+        with _progress(quiet) as progress:
+            scanned = scan_scenes(lenient, progress=progress)
         return scanned.manifest, scanned, study.data.damaged
     if kind == "signal":
         from regatta.data.window_scan import scan_windows

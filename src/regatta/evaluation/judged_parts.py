@@ -223,8 +223,8 @@ class PartJudge:
             raise RunError(f"the model names {wanted} heads but answers {heads}", where=self.run_id)
         finite = [bool(np.isfinite(scores_HK).all()) for scores_HK in self.scores_DHK]
         if self.positions_DP3 is not None:
-            of_places = np.isfinite(self.positions_DP3).all(axis=(1, 2))
-            finite = [whole and bool(place) for whole, place in zip(finite, of_places, strict=True)]
+            of_places = [bool(np.isfinite(places_P3).all()) for places_P3 in self.positions_DP3]
+            finite = [whole and place for whole, place in zip(finite, of_places, strict=True)]
         for row in self._rows:
             if not all(finite[place] for place in row.places):
                 raise RunError(

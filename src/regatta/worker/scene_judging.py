@@ -99,8 +99,7 @@ def judge_scene_runs(
     whole = {entry.run_id: _complete(entry, bench, protocol, elsewhere) for entry in alive}
     for entry in alive if protocol.explain else []:
         if whole[entry.run_id]:
-            poll()
-            _write_explanations(entry, bench)
+            _write_explanations(entry, bench, poll)
     return whole, cost
 
 
@@ -127,6 +126,7 @@ def _fitted(
         frames=settings.frames,
         views=judged_views(entries),
         can_render=renders_again(store, store.rows(bench.samples)),
+        settings=settings,
     )
     for note in protocol.notes:
         print(note, flush=True)
@@ -161,18 +161,24 @@ def _complete(
     return all(beside) and complete_scenes(entry, bench.samples, protocol, **common)
 
 
-def _write_explanations(entry: JudgedEntry, bench: SceneBench) -> None:
+def _write_explanations(entry: JudgedEntry, bench: SceneBench, poll: partial[None]) -> None:
     found = read_run_predictions(entry.folder, run_id=entry.run_id, entry="", seed=0)
     row_of = {name: row for row, name in enumerate(bench.store.ids)}
     rows = [row_of[str(name)] for name in found.sample_ids]
     views = list(entry.spec.views)
-    write_explanations(
+    asked = write_explanations(
         entry.folder,
         found,
         bench.store.cameras.select(views),
         bench.store.pixels[rows][:, views],
         wording=bench.protocol.wording,
+        poll=poll,
     )
+    if bench.protocol.wording is not None:
+        told = (
+            f"{asked.accepted} texts worded, {asked.refused} refused, {asked.unanswered} unanswered"
+        )
+        print(f"{entry.run_id}: {told}", *asked.problems[:3], sep="; ", flush=True)
 
 
 def _keep_going(stop: StopFlag, status: StatusWriter) -> None:
