@@ -258,3 +258,8 @@ def test_changes_with_levels_have_panels_and_the_others_share_one(
         "noise-0.1",
         "noise-0.2",
     ]
+
+
+def test_networks_that_were_never_published_start_from_random_weights(page: str) -> None:
+    assert "random weights" in text_of(page)
+    assert "published weights" not in text_of(page)

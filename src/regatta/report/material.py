@@ -92,6 +92,11 @@ class Material:
         return source_kind(self._source) == "image"
 
     @property
+    def is_scene(self) -> bool:
+        """Whether samples are scenes of several cameras."""
+        return source_kind(self._source) == "scene"
+
+    @property
     def by_class(self) -> bool:
         """Whether only accuracies of classes are known, and nothing of single samples."""
         return self.comparison.get("study", {}).get("unit") == "class"

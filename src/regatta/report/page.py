@@ -306,7 +306,7 @@ def entry_view(
 ) -> dict[str, Any]:
     prefix = f"{entry_folder(entry['name'])}/"
     fresh = "random weights"
-    published = fresh if material.is_image else "published weights"
+    published = fresh if material.is_image or material.is_scene else "published weights"
     checkpoint = {"none": fresh, "default": published}.get(
         str(entry["checkpoint"]), without_folders(entry["checkpoint"] or "")
     )
