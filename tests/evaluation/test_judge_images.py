@@ -12,7 +12,8 @@ from scipy.stats import norm
 from regatta.core.errors import ConfigError, StopRequested, UnknownNameError
 from regatta.core.signals import StopFlag
 from regatta.evaluation.image_protocols import UNCHANGED
-from regatta.evaluation.judge_images import complete_images, judge_elsewhere, ood_entry
+from regatta.evaluation.judge_images import complete_images, judge_elsewhere
+from regatta.evaluation.judged_parts import ood_entry
 from regatta.evaluation.ood_sets import make_noise, open_ood_sets
 from regatta.evaluation.predict import JudgedEntry
 from regatta.records.predictions import read_run_predictions

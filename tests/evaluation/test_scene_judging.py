@@ -22,8 +22,8 @@ from regatta.evaluation.judge_scenes import (
     complete_scenes,
     frame_truth,
     judge_elsewhere,
-    ood_entry,
 )
+from regatta.evaluation.judged_parts import ood_entry
 from regatta.evaluation.scene_ood import open_ood_scenes
 from regatta.evaluation.scene_protocols import UNCHANGED
 from regatta.evaluation.track_shape import fit_turns

@@ -6,8 +6,8 @@ Shapes: N images of a part, 3 colours, H x W pixels.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -27,15 +27,15 @@ from regatta.evaluation.judged_parts import (
     Spent,
     Truth,
     close_judges,
+    complete_heads,
     judge_resident,
+    judge_sets,
     open_judges,
 )
 from regatta.evaluation.ood_sets import OodSet
-from regatta.evaluation.part_files import finalize_predictions
 from regatta.evaluation.predict import JudgedEntry
 from regatta.evaluation.progress import Progress
 from regatta.records.conditions import Condition
-from regatta.records.predictions import OOD_FOLDER
 
 
 class SelectImages(Shape):
@@ -142,29 +142,11 @@ def judge_elsewhere(
     Returns:
         What it cost over all sets; a run that failed on one set is not asked about the next.
     """
-    total = JudgeCost()
-    for ood in sets:
-        beside = [ood_entry(e, ood) for e in entries if e.run_id not in total.failed]
-        cost = judge_images(beside, ood.samples, ood.select, UNCHANGED, **settings)
-        total.failed |= cost.failed
-        total.parts_done += cost.parts_done
-        total.parts_kept += cost.parts_kept
-        total.samples += cost.samples
-        total.distinct_clips += cost.distinct_clips
-        total.preprocess_seconds += cost.preprocess_seconds
-        total.wall_seconds += cost.wall_seconds
-        _add_seconds(total.forward_seconds, cost.forward_seconds)
-    return total
-
-
-def _add_seconds(total: dict[str, float], more: Mapping[str, float]) -> None:
-    for run_id, seconds in more.items():
-        total[run_id] = total.get(run_id, 0.0) + seconds
-
-
-def ood_entry(entry: JudgedEntry, ood: OodSet) -> JudgedEntry:
-    """The same run, with its predictions on a set of images from elsewhere."""
-    return replace(entry, folder=entry.folder / OOD_FOLDER / ood.name)
+    return judge_sets(
+        entries,
+        sets,
+        lambda beside, ood: judge_images(beside, ood.samples, ood.select, UNCHANGED, **settings),
+    )
 
 
 def complete_images(
@@ -175,22 +157,7 @@ def complete_images(
     part_samples: int,
     classes: Sequence[str],
 ) -> bool:
-    """Mark the predictions of all heads as whole once every part of every shard is there.
-
-    The folder of the whole system comes last: where it is complete, all heads are. Harmless to
-    repeat, also by several shards at once.
-
-    Returns:
-        False when a part is missing or damaged, or the parts are of another judging.
-    """
-    return all(
-        finalize_predictions(
-            folder,
-            samples=samples,
-            conditions=protocol.conditions,
-            part_samples=part_samples,
-            classes=classes,
-            fingerprint=entry.fingerprint,
-        )
-        for folder in reversed(entry.folders)
+    """As `judged_parts.complete_heads`."""
+    return complete_heads(
+        entry, samples, protocol.conditions, part_samples=part_samples, classes=classes
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -31,10 +31,11 @@ from regatta.evaluation.judged_parts import (
     Spent,
     Truth,
     close_judges,
+    complete_heads,
     judge_resident,
+    judge_sets,
     open_judges,
 )
-from regatta.evaluation.part_files import finalize_predictions
 from regatta.evaluation.predict import JudgedEntry
 from regatta.evaluation.progress import Progress
 from regatta.evaluation.scene_conditions import ScenePart
@@ -42,7 +43,6 @@ from regatta.evaluation.scene_ood import OodScenes
 from regatta.evaluation.scene_protocols import UNCHANGED, SceneProtocol
 from regatta.models.contracts import HasPositions
 from regatta.records.conditions import Condition
-from regatta.records.predictions import OOD_FOLDER
 
 HORIZONS = {"forecast": FORECAST_FRAMES, "last-visible": 0}
 """Target -> frames from the last shown one to it."""
@@ -258,26 +258,11 @@ def judge_elsewhere(
     Returns:
         What it cost over all sets; a run that failed on one set is not asked about the next.
     """
-    total = JudgeCost()
-    for ood in sets:
-        beside = [ood_entry(e, ood) for e in entries if e.run_id not in total.failed]
-        cost = judge_scenes(beside, ood.samples, ood, UNCHANGED, **settings)
-        total.failed |= cost.failed
-        total.parts_done += cost.parts_done
-        total.parts_kept += cost.parts_kept
-        total.samples += cost.samples
-        total.distinct_clips += cost.distinct_clips
-        total.decode_seconds += cost.decode_seconds
-        total.preprocess_seconds += cost.preprocess_seconds
-        total.wall_seconds += cost.wall_seconds
-        for run_id, seconds in cost.forward_seconds.items():
-            total.forward_seconds[run_id] = total.forward_seconds.get(run_id, 0.0) + seconds
-    return total
-
-
-def ood_entry(entry: JudgedEntry, ood: OodScenes) -> JudgedEntry:
-    """The same run, with its predictions on a set outside the training ranges."""
-    return replace(entry, folder=entry.folder / OOD_FOLDER / ood.name)
+    return judge_sets(
+        entries,
+        sets,
+        lambda beside, ood: judge_scenes(beside, ood.samples, ood, UNCHANGED, **settings),
+    )
 
 
 def complete_scenes(
@@ -288,22 +273,7 @@ def complete_scenes(
     part_samples: int,
     classes: Sequence[str],
 ) -> bool:
-    """Mark the predictions of all targets as whole once every part of every shard is there.
-
-    The folder of the first target comes last: where it is complete, all are. Harmless to repeat,
-    also by several shards at once.
-
-    Returns:
-        False when a part is missing or damaged, or the parts are of another judging.
-    """
-    return all(
-        finalize_predictions(
-            folder,
-            samples=samples,
-            conditions=protocol.conditions,
-            part_samples=part_samples,
-            classes=classes,
-            fingerprint=entry.fingerprint,
-        )
-        for folder in reversed(entry.folders)
+    """As `judged_parts.complete_heads`."""
+    return complete_heads(
+        entry, samples, protocol.conditions, part_samples=part_samples, classes=classes
     )

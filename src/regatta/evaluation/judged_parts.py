@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from regatta.core.signals import StopFlag
 from regatta.data.manifest import Sample
 from regatta.evaluation.part_files import (
     PartCost,
+    finalize_predictions,
     open_folder,
     part_is_whole,
     record_cost,
@@ -36,6 +37,7 @@ from regatta.models.contracts import HasPositions
 from regatta.records.conditions import Condition
 from regatta.records.predictions import (
     HORIZON_COLUMN,
+    OOD_FOLDER,
     POSITION_COLUMNS,
     TRUTH_COLUMNS,
     write_part,
@@ -97,6 +99,23 @@ class JudgeCost:
         except RunError as error:
             self.failed[run_id] = error
         return run_id not in self.failed
+
+    def add(self, other: JudgeCost) -> None:
+        """Count what another call did as well."""
+        self.failed |= other.failed
+        for name in (
+            "parts_done",
+            "parts_kept",
+            "samples",
+            "frames_decoded",
+            "distinct_clips",
+            "decode_seconds",
+            "preprocess_seconds",
+            "wall_seconds",
+        ):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for run_id, seconds in other.forward_seconds.items():
+            self.forward_seconds[run_id] = self.forward_seconds.get(run_id, 0.0) + seconds
 
 
 @dataclass(frozen=True)
@@ -356,3 +375,60 @@ def close_judges(
     cost.preprocess_seconds += seconds.preprocess_seconds
     cost.samples += samples
     cost.parts_done += 1
+
+
+class NamedSet(Protocol):
+    """Samples from elsewhere, judged in a folder of their own."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Elsewhere = TypeVar("Elsewhere", bound=NamedSet)
+
+
+def ood_entry(entry: JudgedEntry, ood: NamedSet) -> JudgedEntry:
+    """The same run, with its predictions on a set from elsewhere."""
+    return replace(entry, folder=entry.folder / OOD_FOLDER / ood.name)
+
+
+def judge_sets(
+    entries: Sequence[JudgedEntry],
+    sets: Sequence[Elsewhere],
+    judge: Callable[[list[JudgedEntry], Elsewhere], JudgeCost],
+) -> JudgeCost:
+    """Judge set after set; a run that failed on one is not asked about the next."""
+    total = JudgeCost()
+    for ood in sets:
+        total.add(judge([ood_entry(e, ood) for e in entries if e.run_id not in total.failed], ood))
+    return total
+
+
+def complete_heads(
+    entry: JudgedEntry,
+    samples: Sequence[Sample],
+    conditions: Sequence[Condition],
+    *,
+    part_samples: int,
+    classes: Sequence[str],
+) -> bool:
+    """Mark the predictions of all heads or targets as whole once every part of every shard is
+    there.
+
+    The folder of the first comes last: where it is complete, all are. Harmless to repeat, also by
+    several shards at once.
+
+    Returns:
+        False when a part is missing or damaged, or the parts are of another judging.
+    """
+    return all(
+        finalize_predictions(
+            folder,
+            samples=samples,
+            conditions=conditions,
+            part_samples=part_samples,
+            classes=classes,
+            fingerprint=entry.fingerprint,
+        )
+        for folder in reversed(entry.folders)
+    )

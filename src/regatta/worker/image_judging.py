@@ -19,9 +19,8 @@ from regatta.evaluation.judge_images import (
     complete_images,
     judge_elsewhere,
     judge_images,
-    ood_entry,
 )
-from regatta.evaluation.judged_parts import JudgeCost
+from regatta.evaluation.judged_parts import JudgeCost, ood_entry
 from regatta.evaluation.ood_sets import OodSet, ood_path, open_ood_sets
 from regatta.evaluation.predict import JudgedEntry
 from regatta.models.weights import load_model

@@ -21,9 +21,8 @@ from regatta.evaluation.judge_scenes import (
     judge_elsewhere,
     judge_scenes,
     judged_views,
-    ood_entry,
 )
-from regatta.evaluation.judged_parts import JudgeCost
+from regatta.evaluation.judged_parts import JudgeCost, ood_entry
 from regatta.evaluation.predict import JudgedEntry
 from regatta.evaluation.scene_ood import OodScenes, open_ood_scenes
 from regatta.evaluation.scene_protocols import UNCHANGED, SceneProtocol, fit_protocol
