@@ -17,7 +17,14 @@ import torch
 from regatta.core.errors import DiskError, RecordError, StopRequested
 from regatta.core.signals import StopFlag
 from regatta.training import checkpoint
-from regatta.training.checkpoint import SavedRun, list_slots, pick_slot, read_slot, write_slot
+from regatta.training.checkpoint import (
+    SavedRun,
+    keep_slot,
+    list_slots,
+    pick_slot,
+    read_slot,
+    write_slot,
+)
 from regatta.training.loop import train_run
 from tests.training.tiny_training import CLASSES, outcome, tiny_clips, tiny_net, tiny_run
 
@@ -74,8 +81,9 @@ def test_only_two_slots_stay_and_the_newest_is_taken(tmp_path: Path):
 
 def test_no_file_can_run_code(tmp_path: Path):
     train_run(**tiny_run(tmp_path))
-    names = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
-    assert names == {".safetensors", ".json", ".jsonl"}
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".safetensors", ".json", ".jsonl", ".txt"}
+    assert [path.name for path in files if path.suffix == ".txt"] == ["PROGRESS.txt"]
 
 
 def test_tied_weights_are_saved_and_come_back_tied(tmp_path: Path):
@@ -208,3 +216,27 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(small_disk: Path, reference
     filler.unlink()
     train_run(**tiny_run(path))
     assert outcome(path) == reference
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_kept_slot_outlives_those_that_come_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+):
+    if not has_links:
+
+        def refuse(*_: object) -> None:
+            raise OSError("this disk has no links")
+
+        monkeypatch.setattr(os, "link", refuse)
+    keep_slot(write_slot(tmp_path, content(1.0)), "epoch_02")
+    for number in (2.0, 3.0, 4.0):
+        write_slot(tmp_path, content(number))
+    kept = read_slot(tmp_path / "epoch_02")
+    assert torch.equal(kept.weights["w"], content(1.0).weights["w"])
+    newest = pick_slot(tmp_path, identity=IDENTITY)
+    assert newest is not None
+    assert newest.name == "slot-000004"
+    # Kept anew, as after a kill between the slot and its record.
+    keep_slot(newest, "epoch_02")
+    again = read_slot(tmp_path / "epoch_02")
+    assert torch.equal(again.weights["w"], content(4.0).weights["w"])

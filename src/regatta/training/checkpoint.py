@@ -77,15 +77,23 @@ def write_slot(root: Path, content: SavedRun) -> Path:
 
 
 def keep_slot(slot: Path, name: str) -> None:
-    """Keep a slot for good beside the resume points, under links to the same files."""
+    """Keep a slot for good beside the resume points, as links to its files where the disk has
+    links."""
     kept, partial = slot.parent / name, slot.parent / f".{name}{PARTIAL_SUFFIX}"
     if kept.exists():
         # A killed attempt kept it before its last record: what a resume gives is the same.
         shutil.rmtree(kept)
     with _named_disk_error(partial, need_bytes=0):
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(slot, partial, copy_function=os.link)
+        shutil.copytree(slot, partial, copy_function=_link_or_copy)
         os.rename(partial, kept)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def pick_slot(root: Path, *, identity: dict[str, Any]) -> Path | None:
@@ -161,18 +169,23 @@ def read_best(root: Path, best: dict[str, Any]) -> dict[str, torch.Tensor]:
     return load_file(root / "best" / best["file"])
 
 
-def ensure_free_space(root: Path, module: nn.Module, *, moments_each: int = 2) -> None:
+def ensure_free_space(
+    root: Path, module: nn.Module, *, moments_each: int = 2, kept_slots: int = 0
+) -> None:
     """Raise DiskError unless everything that training keeps at its fullest moment fits on the disk.
 
     That is the two slots and the one being written (weights, and `moments_each` numbers beside each
     trained weight: two of AdamW, one of a running mean), the best weights, their successor, and
     the finished model; less what lies there already.
+
+    Args:
+        kept_slots: how many slots `keep_slot` will have kept at the end.
     """
     weights = _tensor_bytes(module.state_dict())
     moments = moments_each * sum(p.numel() * 4 for p in module.parameters() if p.requires_grad)
     root.mkdir(parents=True, exist_ok=True)
     present = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-    tensors = (SLOTS_KEPT + 1) * (weights + moments) + 3 * weights
+    tensors = (SLOTS_KEPT + 1 + kept_slots) * (weights + moments) + 3 * weights
     need = tensors + RECORDS_BYTES - present
     free = shutil.disk_usage(root).free
     if free < need:

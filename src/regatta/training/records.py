@@ -46,7 +46,8 @@ class MetricsLog:
 
 def clear_partials(folder: RunFolder) -> None:
     """Remove the records that an attempt was killed in the middle of writing."""
-    for written in (folder.training_results, folder.metrics, folder.model / "*"):
+    records = (folder.training_results, folder.metrics, folder.progress_text)
+    for written in (*records, folder.model / "*"):
         for leftover in written.parent.glob(f".{written.name}.*{PARTIAL_SUFFIX}"):
             leftover.unlink()
 

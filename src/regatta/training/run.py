@@ -197,7 +197,9 @@ class TrainingRun:
         clear_partials(self.folder)
         slot = checkpoint.pick_slot(root, identity=self._identity)
         moments = moments_of(self.train.optimizer) + (self.average is not None)
-        checkpoint.ensure_free_space(root, self.module, moments_each=moments)
+        every = self.train.keep_every_epochs
+        kept = self.train.epochs // every if every else 0
+        checkpoint.ensure_free_space(root, self.module, moments_each=moments, kept_slots=kept)
         return slot
 
     def _take_step(self, batches: Iterator[Batch]) -> StepOutcome:

@@ -171,7 +171,8 @@ def disk_facts(subject: Subject) -> dict[str, int]:
     weights = _tensor_bytes(trained)
     each = moments_of(train.optimizer) + (train.ema is not None)
     slot = weights + each * 4 * sum(p.numel() for p in trained.parameters() if p.requires_grad)
-    kept = SLOTS_KEPT * slot + weights + model
+    for_good = train.epochs // train.keep_every_epochs if train.keep_every_epochs else 0
+    kept = (SLOTS_KEPT + for_good) * slot + weights + model
     return {
         "model_bytes": model,
         "checkpoint_bytes": slot,
