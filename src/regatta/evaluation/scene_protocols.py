@@ -147,12 +147,9 @@ def trajectories_protocol(
         wording = Wording(
             explain_endpoint, explain_model, explain_key_variable, explain_timeout_seconds
         )
-    listed = [CLEAN]
-    if conditions == "all":
-        listed += [_condition(name, level) for name, many in levels.items() for level in many]
-        alone = [*(["occluder"] if occluder else [])]
-        alone += ["single-frame", "shuffled-frames"] if controls else []
-        listed += [Condition(name, {"disturbance": name, "level": 1}) for name in alone]
+    alone = [*(["occluder"] if occluder else [])]
+    alone += ["single-frame", "shuffled-frames"] if controls else []
+    listed = [CLEAN, *(_listed(levels, alone) if conditions == "all" else [])]
     beside = {"all": OOD_NAMES, "none": ()}[ood] if isinstance(ood, str) else tuple(ood)
     if len(set(beside)) < len(beside):
         raise _refused("ood", "ood lists a set twice", "name each once")
@@ -243,6 +240,12 @@ def _already(condition: Condition, settings: SceneSettings | None) -> str:
     if settings is not None and name == "distractors" and level <= settings.distractors:
         return f"the scenes have {settings.distractors} distractor(s)"
     return ""
+
+
+def _listed(levels: dict[str, Sequence[float]], alone: Sequence[str]) -> list[Condition]:
+    """Every level of every disturbance, then those without levels."""
+    found = [_condition(name, level) for name, many in levels.items() for level in many]
+    return [*found, *(Condition(name, {"disturbance": name, "level": 1}) for name in alone)]
 
 
 def _condition(name: str, level: float) -> Condition:

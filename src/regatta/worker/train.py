@@ -73,28 +73,16 @@ def _train(
         data,
         manifest=with_label_share(data.manifest, run_spec, run, seed=seed, writes=writes),
     )
+    common: dict[str, Any] = {
+        "ranks": ranks,
+        "stop": stop,
+        "report": status.update,
+        "observe": observe,
+    }
     if data.images is not None:
-        return train_on_images(
-            folder,
-            run_spec,
-            run,
-            data,
-            ranks=ranks,
-            stop=stop,
-            report=status.update,
-            observe=observe,
-        )
+        return train_on_images(folder, run_spec, run, data, **common)
     if data.scenes is not None:
-        return train_on_scenes(
-            folder,
-            run_spec,
-            run,
-            data,
-            ranks=ranks,
-            stop=stop,
-            report=status.update,
-            observe=observe,
-        )
+        return train_on_scenes(run_spec, run, data, **common)
     manifest = data.manifest
     model_spec = resolve_model(entry, len(manifest.classes), seed=run_spec.seed, window=data.window)
     module = model_spec.build(len(manifest.classes))
@@ -112,10 +100,7 @@ def _train(
                 store=data.store,
                 module=module,
                 spec=model_spec,
-                ranks=ranks,
-                stop=stop,
-                report=status.update,
-                observe=observe,
+                **common,
             )
         )
     recipes = clip_recipes(run_spec, model_spec)
@@ -134,11 +119,8 @@ def _train(
             device=ranks.device,
             seed=run_spec.seed,
             classes=manifest.classes,
-            stop=stop,
-            report=status.update,
-            ranks=ranks,
-            observe=observe,
             class_counts=training_counts(manifest),
+            **common,
         )
 
 

@@ -20,7 +20,7 @@ from regatta.data.scene_store import SceneStore
 from regatta.models.contracts import HasPositions
 from regatta.models.spec import ModelSpec, resolve_model
 from regatta.models.weights import load_checkpoint
-from regatta.records.run_folder import RunFolder, StudyFolder
+from regatta.records.run_folder import RunFolder
 from regatta.training.distributed import Ranks
 from regatta.training.loop import train_run
 from regatta.worker.labels import training_counts
@@ -28,7 +28,6 @@ from regatta.worker.run_data import RunData
 
 
 def train_on_scenes(
-    folder: StudyFolder,  # noqa: ARG001 - as the other kinds of data are trained on
     run_spec: RunSpec,
     run: RunFolder,
     data: RunData,

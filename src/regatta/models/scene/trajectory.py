@@ -83,13 +83,8 @@ def trajectory(
     with torch.device("meta"):
         # Shapes alone: what cannot be built is said before the study starts.
         feature_dim = factory(**extent).feature_dim
-    if view_fusion == "attention" and len(views) > 1 and feature_dim % VIEW_HEADS:
-        raise ConfigError(
-            f"view_fusion: attention shares the features among {VIEW_HEADS} heads, "
-            f"which {feature_dim} features do not allow",
-            where="options.dim",
-            hint=f"choose a multiple of {VIEW_HEADS}",
-        )
+    if view_fusion == "attention" and len(views) > 1:
+        _check_shared(feature_dim)
 
     def build(num_classes: int) -> nn.Module:
         return Trajectory(
@@ -266,6 +261,16 @@ def _check_views(views: Sequence[int], camera_drop: float) -> None:
     if camera_drop and len(views) == 1:
         raise ConfigError(
             "camera_drop needs more than one camera", where="options.camera_drop", hint="set it 0"
+        )
+
+
+def _check_shared(feature_dim: int) -> None:
+    if feature_dim % VIEW_HEADS:
+        raise ConfigError(
+            f"view_fusion: attention shares the features among {VIEW_HEADS} heads, "
+            f"which {feature_dim} features do not allow",
+            where="options.dim",
+            hint=f"choose a multiple of {VIEW_HEADS}",
         )
 
 
