@@ -43,7 +43,6 @@ from regatta.records.scenes import (
     read_baselines,
     read_cameras,
     read_truth,
-    scenes_folder,
 )
 
 REFERENCE, LAST = "constant velocity", "last position"
@@ -101,7 +100,7 @@ def scene_section(
 
 
 def _read_known(judged: JudgedStudy) -> Known:
-    folder = scenes_folder(judged.folder)
+    folder = judged.folder.scenes
     truth, cameras = read_truth(folder), read_cameras(folder)
     return Known(
         None if truth is None else truth.at(judged.sample_ids),

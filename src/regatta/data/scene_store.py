@@ -30,11 +30,15 @@ from regatta.data.scenes.detect import find_discs
 from regatta.data.scenes.files import read_scene
 from regatta.data.scenes.render import render_scenes
 from regatta.data.scenes.scan import ScannedScenes, scan_scenes
-from regatta.data.scenes.settings import FORECAST_FRAMES, SceneSettings, settings_from
+from regatta.data.scenes.settings import (
+    FORECAST_FRAMES,
+    HORIZONS,
+    SceneSettings,
+    settings_from,
+)
 from regatta.data.scenes.world import draw_scenes
 
 FRAMES_FILE, TRACKS_FILE, FACTS_FILE = "frames.u8", "tracks.safetensors", "scenes.json"
-TARGETS = ("forecast", "last-visible")
 _MADE_TOGETHER = 8
 _TOGETHER = 32
 """Scenes of one step of building: pictures of all cameras, 50 MB at 64 pixels."""
@@ -130,9 +134,9 @@ class SceneStore:
         Raises:
             UnknownNameError: another name. DataError: a position is not known.
         """
-        if name not in TARGETS:
-            raise unknown_name("target", name, TARGETS)
-        frame = self.settings.frames - 1 + (FORECAST_FRAMES if name == "forecast" else 0)
+        if name not in HORIZONS:
+            raise unknown_name("target", name, HORIZONS)
+        frame = self.settings.frames - 1 + HORIZONS[name]
         chosen = np.asarray(rows, dtype=np.int64)
         places = self.positions[chosen, frame]
         unknown = [self.ids[row] for row in chosen[np.isnan(places).any(axis=1)]]

@@ -20,7 +20,7 @@ from regatta.core.errors import ConfigError
 from regatta.core.signals import StopFlag
 from regatta.data.manifest import Sample
 from regatta.data.scenes.cameras import Cameras
-from regatta.data.scenes.settings import FORECAST_FRAMES, FRAMES_PER_SECOND, SceneSettings
+from regatta.data.scenes.settings import FRAMES_PER_SECOND, HORIZONS, SceneSettings
 from regatta.evaluation.judged_parts import (
     Forwarding,
     JudgeCost,
@@ -43,9 +43,6 @@ from regatta.evaluation.scene_ood import OodScenes
 from regatta.evaluation.scene_protocols import UNCHANGED, SceneProtocol
 from regatta.models.contracts import HasPositions
 from regatta.records.conditions import Condition
-
-HORIZONS = {"forecast": FORECAST_FRAMES, "last-visible": 0}
-"""Target -> frames from the last shown one to it."""
 
 
 class Scenes(Shape):

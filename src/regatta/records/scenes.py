@@ -25,16 +25,10 @@ from safetensors.numpy import load_file
 
 from regatta.core.errors import RecordError
 from regatta.core.files import read_json, read_json_lines
-from regatta.records.run_folder import StudyFolder
 
 HINT = "delete it and run the study again: only the judging is redone"
 AXES = "xyz"
 UNREADABLE = (OSError, KeyError, ValueError, TypeError, pa.ArrowException, SafetensorError)
-
-
-def scenes_folder(folder: StudyFolder) -> Path:
-    """Where a study of scenes keeps what all its runs share."""
-    return folder.path / "scenes"
 
 
 @dataclass(frozen=True)

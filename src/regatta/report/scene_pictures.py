@@ -23,7 +23,6 @@ from regatta.records.scenes import (
     read_cameras,
     read_tracks,
     read_truth,
-    scenes_folder,
 )
 from regatta.report.curves import add_legend
 from regatta.report.material import Material
@@ -93,7 +92,7 @@ def forecast_examples(
     material: Material, section: dict[str, Any]
 ) -> tuple[list[Example], SceneCameras | None]:
     """The first sample of each class in the order of ids; none where tracks are not known."""
-    folder = scenes_folder(material.folder)
+    folder = material.folder.scenes
     truth = read_truth(folder)
     if truth is None or section["targets"][0]["target"] != FORECAST:
         return [], None

@@ -5,7 +5,7 @@ Shapes: B samples, K classes, P targets, each a place in three coordinates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -76,9 +76,7 @@ class MotionLoss:
         if self.log_variances is None:
             return zero
         # Every rank must have a gradient of every parameter.
-        return BatchLoss(
-            zero.loss + self.log_variances.sum() * 0.0, zero.weight, zero.correct, *_parts(zero)
-        )
+        return replace(zero, loss=zero.loss + self.log_variances.sum() * 0.0)
 
     def of(
         self, outputs: torch.Tensor, labels_B: torch.Tensor, targets_BP3: torch.Tensor
@@ -120,10 +118,6 @@ class MotionLoss:
         class_s, place_s = self.log_variances.float()
         weighed = torch.exp(-class_s) * of_class + torch.exp(-place_s) * of_places
         return weighed + (class_s + place_s) * weight
-
-
-def _parts(loss: BatchLoss) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    return loss.first_loss, loss.second_loss
 
 
 def recipe_loss(

@@ -87,11 +87,8 @@ def judge(
     study = folder.study()
     data = load_fold_data(folder, run_ids)
     manifest, store = data.manifest, data.store
-    if data.images is not None:
-        _judge_pictures(folder, run_ids, study, data, device, shard, stop, status)
-        return
-    if data.scenes is not None:
-        _judge_scenes(folder, run_ids, study, data, device, shard, stop, status)
+    if data.images is not None or data.scenes is not None:
+        _judge_stored(folder, run_ids, study, data, device, shard, stop, status)
         return
     bench = _bench(study, manifest, store)
     with torch.inference_mode():
@@ -128,7 +125,7 @@ def _end(
         status.end(state="queued", phase="judge")
 
 
-def _judge_pictures(
+def _judge_stored(
     folder: StudyFolder,
     run_ids: list[str],
     study: Study,
@@ -138,23 +135,14 @@ def _judge_pictures(
     stop: StopFlag,
     status: StatusWriter,
 ) -> None:
-    assert data.images is not None
-    samples = _judged_samples(study.protocol, data.manifest)
-    protocol = resolve_image_protocol(study.protocol)
-    bench = ImageBench(
-        study,
-        protocol,
-        data.manifest,
-        data.images,
-        samples,
-        _fingerprint(study, data.manifest, samples),
-        open_elsewhere(protocol, data.images, len(samples)),
-    )
+    """Judge runs on images or scenes, which the study keeps in a store."""
     runs = [folder.run(run_id) for run_id in run_ids]
-    with torch.inference_mode():
-        whole, cost = judge_image_runs(
+    samples = _judged_samples(study.protocol, data.manifest)
+    fingerprint = _fingerprint(study, data.manifest, samples)
+    # Not inference mode: no gradient, as maps of scenes need, flows through weights loaded in it.
+    with torch.no_grad():
+        whole, cost = _stored_judge(folder, study, data, samples, fingerprint)(
             runs,
-            bench,
             device=device,
             shard=shard,
             autocast=torch.bfloat16 if _has_bf16(device) else None,
@@ -163,42 +151,29 @@ def _judge_pictures(
         )
     for run in runs:
         if whole.get(run.run_id) and _is_plain_test(study):
-            _note_test_accuracy(run, run.predictions(bench.fingerprint["protocol"]))
-    _end(folder, run_ids, cost, whole.values(), status)
-
-
-def _judge_scenes(
-    folder: StudyFolder,
-    run_ids: list[str],
-    study: Study,
-    data: RunData,
-    device: torch.device,
-    shard: tuple[int, int],
-    stop: StopFlag,
-    status: StatusWriter,
-) -> None:
-    assert data.scenes is not None
-    samples = _judged_samples(study.protocol, data.manifest)
-    fingerprint = _fingerprint(study, data.manifest, samples)
-    protocol = resolve_scene_protocol(study.protocol)
-    bench = SceneBench(study, protocol, data.manifest, data.scenes, samples, fingerprint)
-    # Not inference mode: no gradient can flow through weights that were loaded in it.
-    with torch.no_grad():
-        whole, cost = judge_scene_runs(
-            folder,
-            run_ids,
-            bench,
-            device=device,
-            shard=shard,
-            autocast=torch.bfloat16 if _has_bf16(device) else None,
-            stop=stop,
-            status=status,
-        )
-    for run_id, is_whole in whole.items():
-        run = folder.run(run_id)
-        if is_whole and _is_plain_test(study):
             _note_test_accuracy(run, run.predictions(fingerprint["protocol"]))
     _end(folder, run_ids, cost, whole.values(), status)
+
+
+def _stored_judge(
+    folder: StudyFolder,
+    study: Study,
+    data: RunData,
+    samples: list[Sample],
+    fingerprint: dict[str, Any],
+) -> Callable[..., tuple[dict[str, bool], JudgeCost]]:
+    """What judges runs on the images or scenes of this data."""
+    if data.images is not None:
+        images, protocol = data.images, resolve_image_protocol(study.protocol)
+        elsewhere = open_elsewhere(protocol, images, len(samples))
+        bench = ImageBench(study, protocol, data.manifest, images, samples, fingerprint, elsewhere)
+        return partial(judge_image_runs, bench=bench)
+    assert data.scenes is not None
+    protocol = resolve_scene_protocol(study.protocol)
+    scenes = SceneBench(
+        study, protocol, data.manifest, data.scenes, samples, fingerprint, folder.scenes
+    )
+    return partial(judge_scene_runs, bench=scenes)
 
 
 def _judge_clips(

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from regatta.evaluation.scene_protocols import UNCHANGED, SceneProtocol, fit_pro
 from regatta.evaluation.scene_truth import renders_again, write_scene_truth
 from regatta.models.weights import load_model
 from regatta.records.predictions import file_hash, read_run_predictions
-from regatta.records.run_folder import RunFolder, StudyFolder
+from regatta.records.run_folder import RunFolder
 from regatta.worker.scene_attention import attention_samples, write_attention
 from regatta.worker.status_writer import StatusWriter
 
@@ -47,6 +48,8 @@ class SceneBench:
     store: SceneStore
     samples: list[Sample]
     fingerprint: dict[str, Any]
+    folder: Path
+    """Where what is known of the scenes goes."""
 
     @property
     def part_samples(self) -> int:
@@ -59,8 +62,7 @@ def scene_part_samples(section: ProtocolSection) -> int:
 
 
 def judge_scene_runs(
-    folder: StudyFolder,
-    run_ids: Sequence[str],
+    runs: Sequence[RunFolder],
     bench: SceneBench,
     *,
     device: torch.device,
@@ -74,8 +76,8 @@ def judge_scene_runs(
     Returns:
         Run id -> whether all its predictions are whole; the runs that failed are in the cost.
     """
-    entries = {run_id: _entry(folder.run(run_id), bench, device) for run_id in run_ids}
-    protocol, elsewhere = _fitted(bench, list(entries.values()))
+    entries = [_entry(run, bench, device) for run in runs]
+    protocol, elsewhere = _fitted(bench, entries)
     settings: dict[str, Any] = {
         "batch_size": bench.study.protocol.batch_size,
         "part_samples": bench.part_samples,
@@ -85,14 +87,14 @@ def judge_scene_runs(
         "stop": stop,
         "report": status.update,
     }
-    cost = judge_scenes(list(entries.values()), bench.samples, bench.store, protocol, **settings)
-    alive = [entry for entry in entries.values() if entry.run_id not in cost.failed]
+    cost = judge_scenes(entries, bench.samples, bench.store, protocol, **settings)
+    alive = [entry for entry in entries if entry.run_id not in cost.failed]
     cost.failed |= judge_elsewhere(alive, elsewhere, **settings).failed
     alive = [entry for entry in alive if entry.run_id not in cost.failed]
     poll = partial(_keep_going, stop, status)
     if shard[0] == 0:
         # Before anything is marked as complete: a finished study starts no worker again.
-        write_scene_truth(folder.scenes, bench.store, bench.manifest)
+        write_scene_truth(bench.folder, bench.store, bench.manifest)
         for entry in alive if protocol.attention else []:
             _write_attention(entry, bench, device, poll)
     whole = {entry.run_id: _complete(entry, bench, protocol, elsewhere) for entry in alive}

@@ -17,6 +17,8 @@ CLASSES = ("linear", "circular", "helical", "parabolic")
 UNKNOWN_CLASS = "figure-eight"
 """A fifth kind, for judging what a model does with motion that it never saw."""
 FORECAST_FRAMES = 5
+HORIZONS = {"forecast": FORECAST_FRAMES, "last-visible": 0}
+"""Target -> frames from the last shown one to it."""
 """How many frames behind the last shown one the forecast target lies."""
 FRAMES_PER_SECOND = 16
 OBJECT_RADIUS = 0.15
