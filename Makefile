@@ -1,4 +1,4 @@
-# Two commands do everything: `make demo` and `make test`.
+# Two commands do everything: `make demo` and `make test`. `make soak` tries for longer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,13 +6,23 @@ STAMP := $(VENV)/.installed
 # Test files side by side, each in one process; whole-study files first, see tests/conftest.py.
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test check install clean
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+.PHONY: demo test faults soak check install clean
 
 demo: install
 	$(BIN)/regatta demo
 
 test: check
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "not soak"
+
+# The fault matrix of docs/reliability.md, without its long part.
+faults: install
+	$(PYTEST) -m "fault and not soak"
+
+# Minutes to hours: random kills until a study is done, and millions of inputs to every parser.
+soak: install
+	$(PYTEST) -m soak
 
 check: install
 	$(BIN)/ruff check .

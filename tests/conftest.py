@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.leaks import nothing_left_behind
 
 # A busy machine pauses any example for longer than hypothesis allows by default.
 settings.register_profile("regatta", deadline=None)
@@ -36,3 +39,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     while the other has nothing left to do."""
     root = Path(__file__).resolve().parent
     items.sort(key=lambda item: item.path.parent != root)
+
+
+@pytest.fixture
+def no_leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail the test when a process, shared memory, socket or temporary file of it is left."""
+    with nothing_left_behind(tmp_path_factory.mktemp("tmp")):
+        yield
