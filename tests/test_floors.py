@@ -55,14 +55,18 @@ def test_nothing_unpickles():
         re.MULTILINE,
     )
     found = {path for path in PACKAGE.rglob("*.py") if unsafe.search(path.read_text())}
-    tensors, cifar = (PACKAGE / "data" / f"import_{name}.py" for name in ("tensors", "cifar"))
-    assert found == {tensors, cifar}
-    # `regatta data import` reads foreign files with torch's reader of tensors alone, or with a
-    # reader that admits a list of names (tests/data/test_import_cifar.py).
+    readers = {PACKAGE / "data" / "import_tensors.py", PACKAGE / "models" / "import_weights.py"}
+    cifar = PACKAGE / "data" / "import_cifar.py"
+    assert found == {*readers, cifar}
+    # `regatta data import` and `import-weights` read foreign files with torch's reader of tensors
+    # alone, or with a reader that admits a list of names (tests/data/test_import_cifar.py).
     assert not re.search(r"\bpickle\.loads?\b", cifar.read_text())
     assert "def find_class" in cifar.read_text()
-    text = tensors.read_text()
-    assert re.findall(r"\bpickle\.\w+", text) == ["pickle.UnpicklingError"]
-    (call,) = re.findall(r"\btorch\.(?:load|save)\([^)]*\)", text)
-    assert call.startswith("torch.load(")
-    assert "weights_only=True" in call
+    for path in readers:
+        text = path.read_text()
+        assert re.findall(r"\bpickle\.\w+", text) == ["pickle.UnpicklingError"]
+        (call,) = re.findall(r"\btorch\.(?:load|save)\([^)]*\)", text)
+        assert call.startswith("torch.load(")
+        assert "weights_only=True" in call
+    for path in (*readers, cifar):
+        assert "    confine_this_process(" in path.read_text()

@@ -190,21 +190,22 @@ def test_a_folder_with_a_pickle_alone_is_refused_unopened(tmp_path: Path, tiny_s
     torch.save(spec.build(4).state_dict(), tmp_path / "r3d_18.pth")
     with pytest.raises(WeightsError, match=r"r3d_18\.pth, which could run code") as refused:
         load_checkpoint(spec.build(4), spec, str(tmp_path))
-    assert "weights_only=True" in str(refused.value.hint)
+    assert "regatta data import-weights r3d_18.pth" in str(refused.value.hint)
 
 
 @pytest.mark.slow
 def test_the_line_in_the_docs_converts_a_published_file(tmp_path: Path, tiny_spec) -> None:
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
-    line = next(line for line in page.splitlines() if "weights_only=True)" in line and "-c" in line)
-    _, option, code, *_ = shlex.split(line)
+    line = next(line for line in page.splitlines() if "data import-weights" in line)
+    _, *arguments = shlex.split(line)
     spec = tiny_spec("x3d-s")
     published = spec.build(400)
     # As PyTorchVideo wraps its weights.
-    torch.save({"model_state": published.state_dict(), "cfg": "text"}, tmp_path / "X3D_S.pyth")
-    command = [sys.executable, option, code, "X3D_S.pyth", "model.safetensors"]
-    subprocess.run(command, check=True, cwd=tmp_path)
-    report = load_checkpoint(spec.build(4), spec, str(tmp_path))
+    name = next(word for word in arguments if word.endswith(".pth"))
+    torch.save({"model_state": published.state_dict(), "cfg": "text"}, tmp_path / name)
+    subprocess.run([sys.executable, "-m", "regatta", *arguments], check=True, cwd=tmp_path)
+    folder = tmp_path / arguments[arguments.index("--to") + 1]
+    report = load_checkpoint(spec.build(4), spec, str(folder))
     assert set(report.loaded) | set(report.new_head) == set(published.state_dict())
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from regatta.cli.arguments import RUNS, AsJson, Runs
+from regatta.cli.data_import import import_, import_weights
 from regatta.cli.data_scenes import SOURCE as SCENES
 from regatta.cli.data_scenes import options_of_folder, short_options
 
@@ -113,73 +114,8 @@ def make(
     _show(_facts(_scan(source, root, 1, overrides, runs, as_json)), as_json)
 
 
-@app.command(name="import")
-def import_(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Tensor files: train.pt, val.pt, test.pt; or the word cifar, with --root.",
-            show_default=False,
-        ),
-    ],
-    folder: Annotated[Path, typer.Option("--to", help="Folder to write.", show_default=False)],
-    root: Root = None,
-    rate_hz: Annotated[
-        float | None,
-        typer.Option("--rate", help="Samples per second, kept with the windows.", min=1e-6),
-    ] = None,
-    channels: Annotated[
-        str | None, typer.Option("--channels", help="Their names, apart by commas.")
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option("--classes", help="Names of labels 0, 1 ..., apart by commas.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Turn tensor files (torch.save of samples [N, C, L] and labels [N]) into safetensors that
-    source windows-file reads; or, with `cifar --root cifar-100-python`, the python release of
-    CIFAR into the binary one. Files that hold anything else are refused."""
-    import json
-    import subprocess
-    import sys
-
-    if files == [Path("cifar")]:
-        from regatta.cli.data_images import import_cifar
-
-        import_cifar(root, folder, as_json=as_json)
-        return
-
-    # A process of its own: the command line never loads torch.
-    facts = json.dumps(
-        {"rate_hz": rate_hz, "channels": _names(channels), "classes": _names(classes)}
-    )
-    command = [sys.executable, "-m", "regatta.data.import_tensors", facts, str(folder)]
-    child = subprocess.run(
-        [*command, *map(str, files)], stdout=subprocess.PIPE, text=True, check=False
-    )
-    for line in child.stdout.splitlines():
-        typer.echo(line if as_json else _imported_line(json.loads(line)))
-    if child.returncode:
-        raise typer.Exit(child.returncode)
-    if not as_json:
-        rate = "" if rate_hz else " --set options.rate_hz=50"
-        typer.echo(f"look at them with: regatta data check windows-file --root {folder}{rate}")
-
-
-def _imported_line(done: dict[str, Any]) -> str:
-    split = f"{done['split']} split" if done["split"] else "no split"
-    shape = " x ".join(map(str, done["shape"]))
-    line = f"{done['path']}: {done['kind']} {shape}, {done['classes']} classes, {split}"
-    if done["kind"] == "pictures":
-        line += (
-            "\n  note: no source reads pictures; entries that need them (har-vit) draw them from "
-            "the signals, so import train.pt, val.pt and test.pt for a study"
-        )
-    return line
-
-
-def _names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",")]
+app.command(name="import")(import_)
+app.command(name="import-weights")(import_weights)
 
 
 def _named_folder(source: str, root: Path | None) -> tuple[str, Path | None]:

@@ -12,7 +12,6 @@ import json
 import math
 import pickle
 import pickletools
-import resource
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from regatta.core.confined import confine_this_process
 from regatta.core.errors import DataError, RegattaError
 from regatta.core.files import disk_error, ensure_writable, write_bytes
 from regatta.data.sources._cifar_files import IMAGE_BYTES
@@ -357,27 +357,11 @@ def _label_column(found: Any, key: str, count: int, limit: int, path: Path) -> n
     return np.array(found, dtype=np.uint8)
 
 
-def _limit_this_process() -> None:
-    """Little memory and time, and no other process: what a hostile file could still waste."""
-    # Numerical libraries reserve room for each core when they load: it is no part of the files.
-    own = Path("/proc/self/statm")
-    reserved = int(own.read_text().split()[0]) * resource.getpagesize() if own.is_file() else 0
-    for kind, most in (
-        (resource.RLIMIT_AS, reserved + MEMORY_BYTES),
-        (resource.RLIMIT_CPU, CPU_SECONDS),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        _, hard = resource.getrlimit(kind)
-        limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(kind, (limit, limit))
-
-
 def main(arguments: Sequence[str]) -> int:
     """`python -m regatta.data.import_cifar ROOT FOLDER`: a line of JSON that says what was
     written."""
     root, folder = map(Path, arguments)
-    _limit_this_process()
+    confine_this_process(memory_bytes=MEMORY_BYTES, cpu_seconds=CPU_SECONDS)
     try:
         print(json.dumps(asdict(import_cifar(root, folder))), flush=True)
     except RegattaError as error:

@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from regatta.core.confined import confine_this_process
 from regatta.core.errors import DataError, RegattaError
 from regatta.core.files import atomic_path, ensure_writable
 from regatta.data.manifest import SplitName
 from regatta.data.sources import SPLIT_ALIASES
 from regatta.data.sources._window_arrays import write_arrays
 
+SPARE_BYTES = 2 * 2**30
+"""Of memory, beside four times the size of a file: mapped, as float32, and written."""
+CPU_SECONDS = 3600
 CHUNK = 64
 """Pictures that are turned into uint8 at once."""
 _NEXT = (
@@ -190,6 +194,9 @@ def _to_uint8(images: torch.Tensor, path: Path) -> Callable[[torch.Tensor], torc
 def main(arguments: Sequence[str]) -> int:
     """`python -m regatta.data.import_tensors FACTS FOLDER FILE...`: a line of JSON per file."""
     facts, folder, *files = arguments
+    torch.set_num_threads(1)
+    size = max((Path(file).stat().st_size for file in files if Path(file).is_file()), default=0)
+    confine_this_process(memory_bytes=4 * size + SPARE_BYTES, cpu_seconds=CPU_SECONDS)
     try:
         for file in files:
             done = import_file(Path(file), Path(folder), **json.loads(facts))

@@ -182,16 +182,11 @@ def read_labels(config: dict[str, Any]) -> list[str]:
 
 
 def _conversion_hint(pickled: list[str]) -> str:
-    published = [name for name in pickled if not name.endswith(".bin")]
-    if published:
-        return (
-            f"turn it into {SINGLE_FILE} once, with weights_only=True, which opens tensors alone; "
-            "docs/models.md has the line"
-        )
+    if not pickled:
+        return f"give a folder with {SINGLE_FILE}"
     return (
-        "convert it once where you trust it: "
-        "`AutoModelForVideoClassification.from_pretrained(...).save_pretrained(...)` writes "
-        "safetensors; on the hub look for a revision `refs/pr/N` that has them"
+        f"turn it into {SINGLE_FILE} once: regatta data import-weights {' '.join(pickled)} --to "
+        "FOLDER; on the hub look for a revision `refs/pr/N` that has it"
     )
 
 

@@ -1,0 +1,61 @@
+"""Files that could run code or waste the machine are opened in a process of their own, which may
+be lost: little memory and time, no other process, no core dump."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from regatta.core.errors import DataError
+
+_QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""Threads of numerical libraries count as processes of the user, and none may be started."""
+
+
+def confine_this_process(*, memory_bytes: int, cpu_seconds: int) -> None:
+    """Limit what this process can waste from now on, for good.
+
+    Args:
+        memory_bytes: of address space, beside what is reserved already.
+    """
+    # Numerical libraries reserve room for each core when they load: it is no part of the files.
+    own = Path("/proc/self/statm")
+    reserved = int(own.read_text().split()[0]) * resource.getpagesize() if own.is_file() else 0
+    for kind, most in (
+        (resource.RLIMIT_AS, reserved + memory_bytes),
+        (resource.RLIMIT_CPU, cpu_seconds),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(kind)
+        limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (limit, limit))
+
+
+def run_confined(module: str, arguments: Sequence[object], *, where: object) -> tuple[int, str]:
+    """(exit code, output) of `python -m module arguments`, which confines itself; what it says on
+    stderr passes through.
+
+    Raises:
+        DataError: it was killed for time or memory, so it could not say so itself.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, **_QUIET},
+    )
+    if done.returncode < 0:
+        raise DataError(
+            f"reading the files was stopped (signal {-done.returncode}): they need more time or "
+            "memory than such files do",
+            where=where,
+            hint="fetch or make them again",
+        )
+    return done.returncode, done.stdout
