@@ -34,6 +34,7 @@ from regatta.data.video_stream import (
     open_video,
     orientation_of,
 )
+from regatta.records.in_hand import in_hand
 
 MAX_READ_BYTES = 8 << 30
 
@@ -243,7 +244,7 @@ def content_hash_of(path: str | Path) -> str:
 
 @lru_cache(maxsize=1 << 17)
 def _hash_of_version(path: str, size: int, mtime_ns: int) -> str:  # noqa: ARG001  they are the key
-    with open(path, "rb") as handle:
+    with in_hand(path), open(path, "rb") as handle:
         return file_digest(handle, "sha256").hexdigest()
 
 
@@ -295,17 +296,20 @@ def _pyav_images(path: Path, wanted: Sequence[int]) -> Iterator[tuple[int, float
 
 
 def _read_with_torchcodec(path: Path, wanted: list[int]) -> Frames:
-    source = open_with_torchcodec(path, wanted)
-    _check_read_size(len(wanted), source.shape, path)
-    stamps = source.stamps_seconds
-    return Frames(source.images(wanted), stamps[wanted] - stamps[0])
+    with in_hand(path):
+        source = open_with_torchcodec(path, wanted)
+        _check_read_size(len(wanted), source.shape, path)
+        stamps = source.stamps_seconds
+        return Frames(source.images(wanted), stamps[wanted] - stamps[0])
 
 
 def _torchcodec_chunks(path: Path, wanted: list[int], chunk_bytes: int) -> Iterator[np.ndarray]:
-    source = open_with_torchcodec(path, wanted)
-    step = _per_chunk(math.prod(source.shape), chunk_bytes)
-    for first in range(0, len(wanted), step):
-        yield source.images(wanted[first : first + step])
+    with in_hand(path) as note:
+        source = open_with_torchcodec(path, wanted)
+        step = _per_chunk(math.prod(source.shape), chunk_bytes)
+        for first in range(0, len(wanted), step):
+            note.beat()
+            yield source.images(wanted[first : first + step])
 
 
 def _check_read_size(count: int, shape: tuple[int, ...], path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Open every video file once: facts by full decode, in parallel, remembered, stoppable."""
+"""Open every video file once: facts by full decode, in parallel, remembered, stoppable.
+
+A file on which the decoder crashes or hangs is one that cannot be decoded, like any other.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ import av
 
 from regatta.core.errors import DecodeError, StopRequested
 from regatta.core.files import append_json_line, ensure_writable
-from regatta.data.decode import Probe, probe
+from regatta.data.decode import Probe
+from regatta.data.scan_processes import ScanProcesses
 
 Progress = Callable[[int, int, str], None]
 """Called with (files done, files in all, what is done); once before the first file."""
@@ -29,6 +33,7 @@ PROBE_VERSION = f"2, av {av.__version__}"
 
 _POLL_SECONDS = 0.2
 _WAITING_PER_CORE = 8
+_BYTES_WORTH_A_PROCESS = 1 << 20
 _HEADER_BYTES = 1 << 16
 RAW_STREAMS = frozenset({"h264", "hevc"})
 """Containers that are none: FFmpeg then says 25 frames per second whatever the truth is."""
@@ -41,7 +46,7 @@ def scan_files(
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> dict[Path, Probe | str]:
-    """What each file holds, or why it cannot be decoded; one thread per core.
+    """What each file holds, or why it cannot be decoded; one process per core.
 
     Facts are appended to `cache_folder` under path, size and time as they come, so after a stop
     only the rest is opened. Failures are not remembered: a repaired disk is looked at again.
@@ -49,6 +54,7 @@ def scan_files(
     Raises:
         StopRequested: `stop()` became true.
         DiskError: the cache folder cannot be written.
+        EnvironmentFault: no process can be started, or they are killed from outside.
     """
     ensure_writable(cache_folder)
     cache = cache_folder / CACHE_NAME
@@ -59,10 +65,10 @@ def scan_files(
     }
     if progress is not None:
         progress(len(found), len(paths), "scanning")
-    pool = ThreadPoolExecutor(max_workers=_usable_cores())
+    todo = [path for path in paths if path not in found]
+    pool, processes = ThreadPoolExecutor(_processes_for(todo, keys)), ScanProcesses(stop)
     try:
-        todo = [path for path in paths if path not in found]
-        for path, future in _probed(todo, pool, stop):
+        for path, future in _probed(todo, pool, processes, stop):
             try:
                 found[path] = facts = future.result()
             except DecodeError as error:
@@ -77,11 +83,12 @@ def scan_files(
                 progress(len(found), len(paths), f"scanning {path.name}")
     finally:
         pool.shutdown(cancel_futures=True)
+        processes.close()
     return {path: found[path] for path in paths}
 
 
 def _probed(
-    paths: Sequence[Path], pool: Executor, stop: Stop | None
+    paths: Sequence[Path], pool: Executor, processes: ScanProcesses, stop: Stop | None
 ) -> Iterator[tuple[Path, Future[Probe]]]:
     """Each file and its finished probe, as they finish."""
     waiting = iter(paths)
@@ -90,7 +97,7 @@ def _probed(
     most = _WAITING_PER_CORE * _usable_cores()
     while True:
         for path in islice(waiting, most - len(pending)):
-            pending[pool.submit(_probe_with_rate, path, stop)] = path
+            pending[pool.submit(_probe_with_rate, path, processes)] = path
         if not pending:
             return
         done, _ = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -100,9 +107,9 @@ def _probed(
             raise _stopped()
 
 
-def _probe_with_rate(path: Path, stop: Stop | None) -> Probe:
+def _probe_with_rate(path: Path, processes: ScanProcesses) -> Probe:
     """What `probe` finds; DecodeError where the frame rate is FFmpeg's guess and not the file's."""
-    facts = probe(path, stop=stop)
+    facts = processes.probe(path)
     if facts.container in RAW_STREAMS:
         problem = f"no frame rate: a bare {facts.container} stream; put it into a container"
         raise DecodeError(problem, where=path)
@@ -134,6 +141,12 @@ def _stopped() -> StopRequested:
         "stopped while scanning the data folder",
         hint="run the same command again: files that were scanned are not opened again",
     )
+
+
+def _processes_for(paths: Sequence[Path], keys: dict[Path, FileKey | None]) -> int:
+    """One per core, or fewer where starting them would take longer than decoding."""
+    sizes = [key[1] for path in paths if (key := keys[path]) is not None]
+    return max(1, min(_usable_cores(), len(sizes), sum(sizes) // _BYTES_WORTH_A_PROCESS + 1))
 
 
 def _usable_cores() -> int:

@@ -21,6 +21,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from regatta.core.errors import DecodeError, StopRequested
+from regatta.records.in_hand import Note, in_hand
 
 MAX_FRAME_PIXELS = 64_000_000
 MAX_FRAMES = 1_000_000
@@ -41,6 +42,8 @@ class Video:
     path: Path
     container: InputContainer
     stream: VideoStream
+    note: Note
+    """That this thread has the file in hand."""
 
     @property
     def rate(self) -> float | None:
@@ -92,25 +95,26 @@ def open_video(path: Path) -> Iterator[Video]:
         raise DecodeError(f"the file {problem}", where=path)
     if path.stat().st_size == 0:
         raise DecodeError("the file is empty", where=path)
-    # A playlist that calls itself .avi must not make the decoder open other files or the network.
-    limits = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
-    name = str(path.absolute())
-    try:
-        container = av.open(name, container_options=limits, metadata_errors="replace")
-    except (FFmpegError, OSError, UnicodeError) as error:
-        raise DecodeError(f"not a readable video file ({reason(error)})", where=path) from error
-    with container:
-        # Cover art is a video stream too, of one picture.
-        art = Disposition.attached_pic
-        streams = [s for s in container.streams.video if not s.disposition & art]
-        if not streams:
-            raise DecodeError("the file has no video stream", where=path)
-        context = streams[0].codec_context
-        if context is None:  # The header is cut before it names a codec, or names none we have.
-            raise DecodeError("there is no decoder for the video stream", where=path)
-        context.thread_count, context.thread_type = 1, "NONE"
-        _check_pixels(context.width, context.height, path)
-        yield Video(path, container, streams[0])
+    with in_hand(path) as note:
+        # A playlist that calls itself .avi must not make it open other files or the network.
+        limits = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+        name = str(path.absolute())
+        try:
+            container = av.open(name, container_options=limits, metadata_errors="replace")
+        except (FFmpegError, OSError, UnicodeError) as error:
+            raise DecodeError(f"not a readable video file ({reason(error)})", where=path) from error
+        with container:
+            # Cover art is a video stream too, of one picture.
+            art = Disposition.attached_pic
+            streams = [s for s in container.streams.video if not s.disposition & art]
+            if not streams:
+                raise DecodeError("the file has no video stream", where=path)
+            context = streams[0].codec_context
+            if context is None:  # The header is cut before it names a codec, or names none we have.
+                raise DecodeError("there is no decoder for the video stream", where=path)
+            context.thread_count, context.thread_type = 1, "NONE"
+            _check_pixels(context.width, context.height, path)
+            yield Video(path, container, streams[0], note)
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,7 @@ def decode_stream(video: Video, *, stop: Callable[[], bool] | None = None) -> It
                 problem = f"the picture size changes at frame {ordinal}, from {change}"
                 raise DecodeError(problem, where=video.path)
             if ordinal % _POLL_FRAMES == 0:
+                video.note.beat()
                 _check_progress(ordinal, deadline, stop, video.path)
             yield Decoded(ordinal, frame, clock.seconds(frame, ordinal))
             ordinal += 1

@@ -8,6 +8,7 @@ from typing import Literal
 from regatta.orchestrate.causes import Failure
 from regatta.orchestrate.local import Launcher
 from regatta.orchestrate.plan import Task
+from regatta.records.in_hand import read_boards
 from regatta.records.run_folder import StudyFolder
 from regatta.records.status import ProcessId
 
@@ -57,11 +58,15 @@ class Job:
         elif self.silent_since is not None:
             if now - self.silent_since >= DUMP_SECONDS:
                 launcher.kill(self.task.id)
-        elif now - self.alive_at >= limit:
+        elif now - self.alive_at >= limit or self._holds_a_file(limit):
             self.silent_since = now
             launcher.dump_stacks(self.task.id)
             return True
         return False
+
+    def _holds_a_file(self, seconds: float) -> bool:
+        """Whether a decoder has shown no life for so long, whatever else its process does."""
+        return any(held.seconds >= seconds for held in read_boards(self.task.in_hand))
 
 
 def signs_of_life(job: Job, folder: StudyFolder, launcher: Launcher) -> object:

@@ -93,6 +93,11 @@ class Task:
         return bool(self.run_ids) and (not self.shard or self.shard.startswith("1/"))
 
     @property
+    def in_hand(self) -> Path:
+        """How the names of the boards begin on which its processes note the files they read."""
+        return self.log.with_name(f".{self.log.stem}-in-hand")
+
+    @property
     def title(self) -> str:
         """How messages call it."""
         if self.kind == "prepare":

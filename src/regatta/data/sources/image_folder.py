@@ -19,6 +19,7 @@ from regatta.data.manifest import Dropped, SplitName
 from regatta.data.scan_notes import listed
 from regatta.data.sources import SPLIT_ALIASES, only_split_one
 from regatta.data.sources._image_tree import Tree, TreeFile, open_tree
+from regatta.records.in_hand import in_hand
 
 THREADS = 4
 SMALL_BYTES = 16 * 2**10
@@ -160,7 +161,8 @@ def _read_images(
 
     def read(file: TreeFile) -> tuple[np.ndarray, list[str]] | str:
         try:
-            return decode_image(tree.read(file), size)
+            with in_hand(file.path):
+                return decode_image(tree.read(file), size)
         except DecodeError as error:
             return error.what
 
