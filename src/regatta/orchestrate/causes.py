@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regatta.core.errors import RegattaError
 from regatta.orchestrate.local import Ended
+from regatta.records.in_hand import Held, last_crash
 from regatta.records.status import RESUME, Status
 
 STOPPED_CODES = frozenset({130, 143, -signal.SIGINT, -signal.SIGTERM})
@@ -32,6 +33,14 @@ class Failure:
     exit_code: int | None
     retry: bool
     alone: bool = False
+    file: str | None = None
+    """The file that a decoder crashed or hung on."""
+
+    def after(self, before: Failure | None) -> Failure:
+        """This failure behind an earlier one of its task: a file is given one more chance."""
+        if self.file is None or before is None or before.file != self.file:
+            return self
+        return replace(self, message=f"{self.message}, for the second time", retry=False)
 
 
 def diagnose(
@@ -41,6 +50,7 @@ def diagnose(
     log: Path,
     log_start: int,
     stalled_seconds: float | None = None,
+    held: Sequence[Held] = (),
 ) -> Failure:
     """Explain an attempt that did not do its work.
 
@@ -48,8 +58,12 @@ def diagnose(
         status: what the worker last wrote of itself, None for a task without.
         log_start: size of the log when the attempt began, so that no older error is blamed.
         stalled_seconds: set when the supervisor killed it for its silence.
+        held: the files that its threads had in hand, the longest without a sign of life first.
     """
     code = ended.exit_code
+    decoder = _by_decoder(ended, log, log_start, stalled_seconds, held)
+    if decoder is not None:
+        return decoder
     if stalled_seconds is not None:
         message = f"no sign of life for {stalled_seconds:.0f} s; killed, stacks are in {log.name}"
         step = f"see where it stood in {log}; a slow step needs a larger launch.stall_seconds"
@@ -70,6 +84,38 @@ def diagnose(
     step = (told and told.next_step) or f"see {log}, then run the same command again"
     retry = cause in _RETRIED_CAUSES and code not in _NEVER_RETRIED
     return Failure(cause, message, step, code, retry=retry)
+
+
+_ANOTHER_FILE = (
+    "look at it with: regatta data check; replace it, or take it out of the data folder or list"
+)
+
+
+def _by_decoder(
+    ended: Ended,
+    log: Path,
+    log_start: int,
+    stalled_seconds: float | None,
+    held: Sequence[Held],
+) -> Failure | None:
+    """The failure of an attempt that ended inside a decoder; None where nothing proves that."""
+    if not held:
+        return None
+    code = ended.exit_code
+    if stalled_seconds is not None:
+        # What else was in hand had only just been opened.
+        if held[0].seconds < stalled_seconds / 2:
+            return None
+        path = held[0].path
+        message = f"the decoder hangs on {path}: nothing for {held[0].seconds:.0f} s"
+        return Failure("decoder_hang", message, _ANOTHER_FILE, code, retry=True, file=path)
+    crash = last_crash(log, log_start)
+    found = [each for each in held if crash is not None and each.thread == crash.thread]
+    if crash is None or not found:
+        return None
+    path = found[0].path
+    message = f"the decoder crashed on {path} ({crash.what})"
+    return Failure("decoder_crash", message, _ANOTHER_FILE, code, retry=True, file=path)
 
 
 _LESS_MEMORY = "lower train.batch_size or launch.max_parallel, or set launch.memory_gib_per_run"

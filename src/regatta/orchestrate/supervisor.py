@@ -32,6 +32,7 @@ from regatta.orchestrate.run_states import (
     write_stopped,
 )
 from regatta.orchestrate.snapshot import status_of
+from regatta.records.in_hand import BOARD_VARIABLE, read_boards, remove_boards
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.records.status import LIVE, read_status, write_status
 
@@ -294,7 +295,12 @@ class Supervisor:
                 remember_in_run_json(run, threads=threads)
             if not self._is_shared(run.run_id):
                 write_starting(run, phase=task.kind, attempts=job.attempts)
-        env = {**task.env, SUPERVISED_VARIABLE: str(self._folder.path.resolve())}
+        remove_boards(task.in_hand)
+        env = {
+            **task.env,
+            SUPERVISED_VARIABLE: str(self._folder.path.resolve()),
+            BOARD_VARIABLE: str(task.in_hand),
+        }
         job.log_start = task.log.stat().st_size if task.log.is_file() else 0
         job.process = self._launcher.start(replace(task, env=env), threads=threads)
         job.state, job.silent_since, job.has_spoken = "running", None, False
@@ -378,7 +384,10 @@ class Supervisor:
             log=job.task.log,
             log_start=job.log_start,
             stalled_seconds=None if job.silent_since is None else self._study.launch.stall_seconds,
+            held=read_boards(job.task.in_hand),
         )
+        remove_boards(job.task.in_hand)
+        failure = failure.after(job.failure)
         job.failure, where = failure, job.task.title
         retries = self._study.launch.retries
         if job.may_retry(failure, retries):
@@ -391,7 +400,7 @@ class Supervisor:
             self._say(f"{where}: {failure.cause}: {failure.message}; starting {again}")
             return
         job.state = "failed"
-        if len(job.task.run_ids) > 1:
+        if len(job.task.run_ids) > 1 and failure.file is None:
             # One of them may be at fault for all: each gets a judge of its own.
             for run in runs:
                 self._hand_on(run, failure)
