@@ -16,7 +16,7 @@ from regatta.records.status import RESUME, Status
 STOPPED_CODES = frozenset({130, 143, -signal.SIGINT, -signal.SIGTERM})
 """A worker that is told to stop before it listens dies of the signal itself."""
 _NEVER_RETRIED = {2: "config", 3: "environment"}
-_RETRIED_CAUSES = frozenset({"crash", "stall", "killed"})
+_RETRIED_CAUSES = frozenset({"crash", "stall", "killed", "port"})
 """Everything else was raised on purpose, and would be met again at the same place."""
 _TAIL_BYTES = 16_384
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

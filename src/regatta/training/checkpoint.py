@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 SLOTS_KEPT = 2
+SLOT_FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
+"""What a whole slot holds beside its manifest."""
 RECORDS_BYTES = 2**20
 """Room for the JSON beside the tensors: state, metrics, log."""
 _SLOT_NAME = re.compile(r"slot-(\d{6,})")
@@ -211,6 +213,8 @@ def _find_fault(root: Path, slot: Path) -> str | None:
     """What is wrong with a slot, in words, or None."""
     try:
         manifest = read_json(slot / "manifest.json")
+        if unlisted := [name for name in SLOT_FILES if name not in manifest]:
+            return f"the manifest lacks {', '.join(unlisted)}"
         for name, entry in manifest.items():
             if not (slot / name).is_file():
                 return f"{name} is missing"
@@ -233,7 +237,7 @@ def _find_best_fault(root: Path, best: dict[str, Any]) -> str | None:
 
 def _refuse_foreign(slot: Path, identity: dict[str, Any]) -> None:
     record = read_json(slot / "state.json")
-    found = {"format": record["format"], **record["identity"]}
+    found = {"format": record.get("format"), **record.get("identity", {})}
     for key, expected in {"format": FORMAT_VERSION, **identity}.items():
         if found.get(key) != expected:
             raise RecordError(

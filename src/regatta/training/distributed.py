@@ -19,12 +19,22 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from regatta.config.schema import MANY_PROCESSES
-from regatta.core.errors import ConfigError, DeviceError, RegattaError
+from regatta.core.errors import ConfigError, DeviceError, RegattaError, RunError
 from regatta.training.data_parallel import spread_over_gpus
 from regatta.training.sharded import refuse_scaled_gradients, shard_over_ranks
 
 T = TypeVar("T")
 _JOINED: list[Any] = []
+
+
+class PortTakenError(RunError):
+    """Found free a moment before, the port of the ranks was taken by another process."""
+
+    cause = "port"
+
+
+def tell_nobody(_failure: dict[str, Any]) -> None:
+    """Of a training that nobody watches but who started it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,10 @@ class Ranks:
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Device of this rank, also of the collectives."""
+    tell_failure: Callable[[dict[str, Any]], object] = field(
+        default=tell_nobody, compare=False, repr=False
+    )
+    """Takes the keys of a failed status where no error can be raised: the main thread hangs."""
 
     @property
     def is_first(self) -> bool:
@@ -84,7 +98,11 @@ ONE_PROCESS = Ranks()
 
 @contextmanager
 def process_group(
-    parallel: str, device: torch.device, *, timeout_seconds: float = 600.0
+    parallel: str,
+    device: torch.device,
+    *,
+    timeout_seconds: float = 600.0,
+    tell_failure: Callable[[dict[str, Any]], object] = tell_nobody,
 ) -> Iterator[Ranks]:
     """Join the processes that torchrun started, leave them on the way out; one needs no group.
 
@@ -93,9 +111,11 @@ def process_group(
             the same.
         device: of one process. Under torchrun a GPU rank takes the GPU of its local rank.
         timeout_seconds: how long a rank waits for the others in one collective.
+        tell_failure: see `Ranks`.
 
     Raises:
         ConfigError: torchrun started several processes for a study of one process.
+        PortTakenError: another process was faster at the port; a new start has a new one.
         DeviceError: the ranks cannot reach each other, or there are fewer GPUs than local ranks.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -114,7 +134,7 @@ def process_group(
     # group (DDP's reducer) would wait for threads that wait for it.
     _JOINED.append(dist.group.WORLD)
     try:
-        yield Ranks(rank=dist.get_rank(), world=world, device=device)
+        yield Ranks(dist.get_rank(), world, device, tell_failure)
     finally:
         dist.destroy_process_group()
 
@@ -143,6 +163,12 @@ def _join(device: torch.device, timeout_seconds: float) -> None:
             device_id=device if on_gpu else None,
         )
     except (dist.DistError, ValueError) as error:
+        if "EADDRINUSE" in str(error):
+            raise PortTakenError(
+                "another process took the port of this run before its ranks could meet",
+                where=f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}",
+                hint="run the same command again: it takes another port",
+            ) from error
         raise DeviceError(
             f"the processes of this run cannot reach each other: {error}",
             where=f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}",
@@ -168,12 +194,27 @@ def spread_over_devices(
         refuse_scaled_gradients(precision)
         return shard_over_ranks(module, ranks.device)
     on_gpu = ranks.device.type == "cuda"
-    return DistributedDataParallel(
+    spread = DistributedDataParallel(
         module,
         device_ids=[ranks.device.index] if on_gpu else None,
         find_unused_parameters=False,
         gradient_as_bucket_view=True,
     )
+    if not on_gpu:
+        _lay_out_once(spread)
+    return spread
+
+
+def _lay_out_once(spread: DistributedDataParallel) -> None:
+    """Give the gradients the layout that they keep.
+
+    DDP lays them out anew after its first step, in the order in which they came. Of three ranks and
+    more a number's place decides the order in which it is summed, so the step after a resume was
+    rounded otherwise than the same step of an uninterrupted run. On a GPU that order is the
+    exchange's secret anyway, and the order of coming hides its time.
+    """
+    spread.reducer._push_all_rebuilt_params()
+    spread.reducer._rebuild_buckets()
 
 
 def copy_first_buffers(module: nn.Module, ranks: Ranks) -> None:

@@ -108,8 +108,9 @@ def stopped_error(stop: StopFlag, *, step: int, path: Path) -> StopRequested:
     if not stop.requested:
         # Another rank was asked; this one leaves in the same way.
         stop.request("SIGTERM")
+    saved = f"; the state of step {step} is saved" if step else " before the first step"
     error = StopRequested(
-        f"stopped by {stop.signal_name}; the state of step {step} is saved",
+        f"stopped by {stop.signal_name}{saved}",
         where=path,
         hint="run the same command again: it continues from there",
     )

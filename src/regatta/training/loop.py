@@ -33,6 +33,7 @@ from regatta.training.motion_loss import recipe_loss
 from regatta.training.optimizers import build_optimizer
 from regatta.training.precision import choose_precision, reproducible_math
 from regatta.training.progress import Progress
+from regatta.training.rank_watch import Patience, RankWatch
 from regatta.training.recipe import (
     asked_of_experts,
     check_batch,
@@ -66,6 +67,7 @@ def train_run(
     class_counts: Sequence[int] | None = None,
     seconds_before: float = 0.0,
     meter: EnergyMeter | None = None,
+    patience: Patience | None = None,
 ) -> dict[str, Any]:
     """Train one run to its end, from its last checkpoint if it has one. A trained run is read back.
 
@@ -86,6 +88,7 @@ def train_run(
         seconds_before: spent on what the first epoch stands on, as encoding; part of its time. Its
             energy is not known, so that of the run is then not measured.
         meter: of this rank; None = of the counters that this machine has.
+        patience: of several ranks, when they stand still; see rank_watch.py.
     Raises:
         StopRequested: after a checkpoint, when `stop` was set on any rank.
         NonFiniteError, OutOfMemoryError: see guards.py. DiskError, RecordError: see checkpoint.py.
@@ -120,6 +123,7 @@ def train_run(
             meter=meter or open_meter(device, all_gpus=train.parallel == "dp"),
             state=_first_state(seconds_before),
             average=None if train.ema is None else WeightAverage(module, train.ema),
+            watch=RankWatch(ranks, patience=patience),
             progress=Progress(
                 report if ranks.is_first else _say_nothing, rates.total_steps, train.epochs
             ),
@@ -128,13 +132,16 @@ def train_run(
 
 
 def _to_the_end(run: TrainingRun) -> dict[str, Any]:
-    run.load_or_begin()
-    while not run.is_finished():
-        run.train_epoch()
-        run.validate_epoch()
-        run.save()
+    with run.watch:
+        run.load_or_begin()
+        # A stop that was asked for while the model was loaded need not wait for a step.
         run.leave_if_asked()
-    return run.finish()
+        while not run.is_finished():
+            run.train_epoch()
+            run.validate_epoch()
+            run.save()
+            run.leave_if_asked()
+        return run.finish()
 
 
 def _first_state(seconds_before: float) -> TrainerState:

@@ -39,6 +39,7 @@ from regatta.training.optimizers import (
     set_learning_rates,
 )
 from regatta.training.progress import Progress
+from regatta.training.rank_watch import RankWatch
 from regatta.training.recipe import Rates
 from regatta.training.records import (
     MetricsLog,
@@ -78,6 +79,7 @@ class TrainingRun:
     parts: StepParts
     average: WeightAverage | None
     """Is validated, kept and judged in the place of the weights."""
+    watch: RankWatch
     progress: Progress
     meter: EnergyMeter
     state: TrainerState = field(default_factory=TrainerState)
@@ -130,13 +132,16 @@ class TrainingRun:
             rest_experts(self.module)
         self._tell("train")
         self._tick()
+        self.watch.begin("training")
         source = open_batches(self.train_loader, state.epoch, start=state.position)
         with source as batches, self._named_out_of_memory():
             while state.position < total:
                 outcome = self._take_step(batches)
+                self.watch.step_done()
                 every = self.train.checkpoint_every_steps
                 if outcome.stop_asked or (every and state.step % every == 0):
                     self.save()
+                    self.watch.go_on("training")
                 if outcome.stop_asked:
                     raise self._stopped()
 
@@ -147,6 +152,7 @@ class TrainingRun:
             StopRequested: after a checkpoint of the epoch's last step; validation is then repeated.
         """
         ranks, state, train = self.parts.ranks, self.state, self.train
+        self.watch.begin("validation")
         copy_first_buffers(self.module, ranks)
         with self._judged_weights(), self._named_out_of_memory():
             score = validate(
@@ -171,6 +177,7 @@ class TrainingRun:
 
     def save(self) -> None:
         """Write a checkpoint on rank 0; every rank waits for it and shares its error."""
+        self.watch.begin("a save")
         self._tick()
         self._count_energy()
         device = self.parts.preparation.device
@@ -323,6 +330,7 @@ class TrainingRun:
 
     def _keep_validating(self) -> bool:
         self._tell("validate")
+        self.watch.step_done()
         self.meter.poll()
         return not self.parts.ranks.any(self.stop.requested)
 

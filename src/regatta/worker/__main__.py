@@ -17,7 +17,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regatta.core.errors import ConfigError, DeviceError, RegattaError, StopRequested
 from regatta.core.registry import unknown_name
@@ -52,7 +52,7 @@ def main() -> int:
     try:
         status.start(arguments.task, place=_place(arguments.device))
         notes.forget_own()
-        _work(arguments, folder, run_ids, stop, status)
+        _work(arguments, folder, run_ids, stop, status, notes)
         return 0
     except StopRequested as error:
         status.end(state="interrupted", cause="stopped", message=error.what, next_step=error.hint)
@@ -72,7 +72,7 @@ def main() -> int:
     except Exception as error:  # noqa: BLE001 - the process's edge: log the whole trace, leave a status
         traceback.print_exc()
         # Outside a step, which names its own: while the data or the model went to the device.
-        memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        memory = _is_out_of_memory(error)
         crash = {
             "cause": "out_of_memory" if memory else "crash",
             "message": f"{type(error).__name__}: {error}",
@@ -82,6 +82,13 @@ def main() -> int:
         failure = notes.of_others() or crash
         status.end(state="failed", **failure)
         return failure["exit_code"]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    # Torch of a GPU has a class for it, that of a CPU a text.
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,6 +127,7 @@ def _work(
     run_ids: list[str],
     stop: StopFlag,
     status: StatusWriter,
+    notes: RankNotes,
 ) -> None:
     if arguments.task == "prepare":
         from regatta.worker.prepare import prepare
@@ -133,7 +141,18 @@ def _work(
     if arguments.task == "train":
         from regatta.worker.train import train
 
-        train(folder, run_ids[0], device=device, stop=stop, status=status)
+        def tell_failure(failure: dict[str, Any]) -> None:
+            notes.leave(failure)
+            status.end(state="failed", **failure)
+
+        train(
+            folder,
+            run_ids[0],
+            device=device,
+            stop=stop,
+            status=status,
+            tell_failure=tell_failure,
+        )
         return
     from regatta.worker.judge import judge
 

@@ -20,7 +20,7 @@ from regatta.data.shared_clips import STAGES, Sharing, Stage
 from regatta.models.spec import resolve_model
 from regatta.models.weights import load_checkpoint
 from regatta.records.run_folder import RunFolder, StudyFolder
-from regatta.training.distributed import Ranks, process_group
+from regatta.training.distributed import Ranks, process_group, tell_nobody
 from regatta.training.loop import train_run
 from regatta.worker.labels import training_counts, with_label_share
 from regatta.worker.run_data import RunData, find_runs, load_run_data
@@ -33,9 +33,18 @@ from regatta.worker.train_windows import WindowRun, train_on_windows
 
 
 def train(
-    folder: StudyFolder, run_id: str, *, device: torch.device, stop: StopFlag, status: StatusWriter
+    folder: StudyFolder,
+    run_id: str,
+    *,
+    device: torch.device,
+    stop: StopFlag,
+    status: StatusWriter,
+    tell_failure: Callable[[dict[str, Any]], object] = tell_nobody,
 ) -> None:
     """Train the run to its end, from its last checkpoint where there is one.
+
+    Args:
+        tell_failure: takes the keys of a failed status of a rank that hangs.
 
     Raises:
         RegattaError: by kind; StopRequested after everything was saved.
@@ -44,7 +53,7 @@ def train(
     data = load_run_data(folder, run_spec)
     _check_same_data(run, data.manifest)
     with (
-        process_group(run_spec.train.parallel, device) as ranks,
+        process_group(run_spec.train.parallel, device, tell_failure=tell_failure) as ranks,
         open_trackers(folder, run_spec, run, speaks=ranks.is_first) as observe,
     ):
         results = _train(folder, run_spec, run, data, ranks, stop, status, observe)
