@@ -15,9 +15,10 @@ import pytest
 from markdown_it import MarkdownIt
 
 from regatta.config.expand import protocol_id
+from regatta.core.passed_on import without_folders
 from regatta.records.predictions import read_run_predictions
 from regatta.records.run_folder import StudyFolder
-from regatta.report.material import read_material, without_folders
+from regatta.report.material import read_material
 from regatta.report.page import sentence, write_report
 from regatta.report.style import clean_text
 from tests.analysis.build import build_judged_study

@@ -45,6 +45,7 @@ from regatta.analysis.verdict import verdict_section
 from regatta.analysis.wording import plural
 from regatta.analysis.write import write_results
 from regatta.core.files import plain
+from regatta.core.passed_on import hide_folders
 from regatta.records.conditions import find_condition
 from regatta.records.run_folder import StudyFolder
 
@@ -123,11 +124,17 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
             ),
             contrasts=" ".join(filter(None, methods)),
         ),
-        "missing": judged.missing,
+        "missing": hide_folders(judged.missing),
         "notes": [*_notes(judged, bootstrap), *budget["warnings"], *_fusion_notes(fusion)],
-        "data": judged.data,
+        "data": _passed_on(judged.data),
     }
     return write_results(folder, plain(comparison), more={**fusion_tables, **scene_tables})
+
+
+def _passed_on(data: dict[str, Any]) -> dict[str, Any]:
+    """What was said of the data, without the folders that they lie in; names of classes stay."""
+    hidden = ("settings", "notes", "dropped")
+    return {key: hide_folders(value) if key in hidden else value for key, value in data.items()}
 
 
 def _companions(

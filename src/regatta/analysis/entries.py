@@ -8,6 +8,7 @@ from regatta.analysis.bootstrap import Bootstrap
 from regatta.analysis.budget import entry_cost
 from regatta.analysis.judged import JudgedStudy
 from regatta.core.files import read_json
+from regatta.core.passed_on import hide_folders
 from regatta.records.run_folder import RunFolder
 
 
@@ -31,7 +32,7 @@ def entry_section(
     worst = min(mine, key=lambda row: row["accuracy"])
     return {
         "name": name,
-        **{key: runs[0].info.get(key) for key in ("model", "size", "checkpoint")},
+        **{key: hide_folders(runs[0].info.get(key)) for key in ("model", "size", "checkpoint")},
         "runs": [run_id for run in runs for run_id in run.run_ids],
         "seeds": [run.seed for run in runs],
         "accuracy": accuracy.as_dict(),

@@ -17,6 +17,7 @@ from regatta.analysis.scene_errors import PARTS
 from regatta.analysis.scene_judged import COLUMN_WORDS, entry_options, extractor_words
 from regatta.analysis.scene_words import against_best, error_verdicts
 from regatta.analysis.tables import csv_text
+from regatta.core.passed_on import hide_folders
 
 RESULT_COLUMNS = (
     "extractor",
@@ -57,7 +58,7 @@ def entry_facts(judged: JudgedStudy, name: str) -> dict[str, Any]:
         "extractor": extractor_words(extractor),
         "feature_dim": options.get("feature_dim") or options.get("dim") or usual,
         "views": len(options.get("views") or [0]),
-        "checkpoint": runs[0].info.get("checkpoint"),
+        "checkpoint": hide_folders(runs[0].info.get("checkpoint")),
         "training_time_s": mean_of([run.training.get("train_seconds") for run in runs]),
         "parameters": parameters,
         "model_size_mb": None if parameters is None else BYTES_PER_PARAMETER * parameters / 1e6,

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from regatta.core.passed_on import without_folders
 from regatta.core.registry import SOURCES
 from regatta.report import card_windows
 from regatta.report.card_facts import CardFacts, markdown_table, percent, run_name
 from regatta.report.card_head import HUB_COMMIT, card_head
 from regatta.report.card_results import results, weakest_classes
 from regatta.report.facts import LEAKY_DESIGN, sentence
-from regatta.report.material import without_folders
 from regatta.report.numbers import count_text, duration_text
 from regatta.report.tables import (
     NOT_MEASURED,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from regatta.config.schema import EntrySection
-from regatta.report.material import without_folders
+from regatta.core.passed_on import without_folders
 from regatta.report.tables import markdown_text
 
 UNUSED_SETTINGS = (

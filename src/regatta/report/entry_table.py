@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 from typing import Any
 
+from regatta.core.passed_on import without_folders
 from regatta.core.registry import MODELS
 from regatta.report.contents import entry_cell, entry_column
-from regatta.report.material import Material, without_folders
+from regatta.report.material import Material
 from regatta.report.tables import NOT_MEASURED, Cell, Column, Table, text_cell
 
 CHECKPOINTS = {"none": "random", "default": "published"}

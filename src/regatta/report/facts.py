@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from regatta.analysis.judged import is_origin_note
-from regatta.report.material import Material, without_folders
+from regatta.core.passed_on import without_folders
+from regatta.report.material import Material
 from regatta.report.style import clean_text
 from regatta.report.tables import Table
 from regatta.report.words import NO_SUBJECTS

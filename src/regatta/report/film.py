@@ -9,8 +9,9 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from regatta.core.errors import RecordError
+from regatta.core.passed_on import without_folders
 from regatta.records.film import Film, FilmSample, Sprite, read_answers, read_film
-from regatta.report.material import Material, without_folders
+from regatta.report.material import Material
 from regatta.report.style import clean_text, shorten
 
 LONGEST_NAME = 60

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from regatta.core.passed_on import without_folders
 from regatta.report.contents import COMPARISON, entry_cell, entry_column
-from regatta.report.material import Material, RunFacts, axis_text, without_folders
+from regatta.report.material import Material, RunFacts, axis_text
 from regatta.report.numbers import count_text, duration_text, signed_text
 from regatta.report.tables import NOT_MEASURED, Cell, Column, Table, number_cell, text_cell
 from regatta.report.words import Words

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -374,11 +373,3 @@ def _is_current(
 
 def _run_facts(spec: RunSpec, run: RunFolder, protocol: str) -> RunFacts:
     return RunFacts(spec, read_results(run), read_json(run.predictions(protocol) / "complete.json"))
-
-
-ABSOLUTE_FOLDER = re.compile(r"(?<![\w.…])(?:[A-Za-z]:)?[/\\](?:[^\s/\\:'\"<>|]+[/\\])+")
-
-
-def without_folders(text: object) -> str:
-    """`text` without absolute folders: a report is passed on, its author's disk is not."""
-    return ABSOLUTE_FOLDER.sub("…/", str(text))

@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 
 from regatta.core.files import plain, write_bytes
+from regatta.core.passed_on import without_folders
 from regatta.records.run_folder import StudyFolder
 from regatta.report import (
     agreement_tables,
@@ -50,7 +51,7 @@ from regatta.report.facts import (
 from regatta.report.figures import draw_figures
 from regatta.report.film import film_view
 from regatta.report.formats import FORMATS, drawing_formats, wanted_formats
-from regatta.report.material import Material, read_material, without_folders
+from regatta.report.material import Material, read_material
 from regatta.report.numbers import p_text
 from regatta.report.pdf import remove_stale_pdf
 from regatta.report.protocol_figures import protocol_page
@@ -308,7 +309,7 @@ def entry_view(
     fresh = "random weights"
     published = fresh if material.is_image or material.is_scene else "published weights"
     checkpoint = {"none": fresh, "default": published}.get(
-        str(entry["checkpoint"]), without_folders(entry["checkpoint"] or "")
+        str(entry["checkpoint"]), entry["checkpoint"] or ""
     )
     if entry["model"] == "fusion":
         checkpoint = fusion_part.origin(material, entry["name"])

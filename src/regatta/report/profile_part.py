@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from regatta.core.passed_on import without_folders
 from regatta.records.profile_table import OUT_OF_MEMORY
 from regatta.report import window_plots as plots
-from regatta.report.material import Material, without_folders
+from regatta.report.material import Material
 from regatta.report.style import Drawn, drawn
 from regatta.report.tables import NOT_MEASURED, Cell, Column, Table, number_cell, text_cell
 

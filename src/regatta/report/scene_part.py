@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from regatta.core.errors import RecordError
+from regatta.core.passed_on import without_folders
 from regatta.records.scenes import AttentionMaps, read_attention, read_explanations
 from regatta.report.contents import entry_cell, entry_column
 from regatta.report.facts import sentence
-from regatta.report.material import Material, without_folders
+from regatta.report.material import Material
 from regatta.report.numbers import percent_text
 from regatta.report.style import clean_text
 from regatta.report.tables import Column, Table, number_cell, text_cell
