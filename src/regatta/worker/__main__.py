@@ -16,12 +16,14 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regatta.core.errors import ConfigError, DeviceError, RegattaError, StopRequested
 from regatta.core.registry import unknown_name
 from regatta.core.signals import StopFlag
+from regatta.records.in_hand import close_board, open_board
 from regatta.records.run_folder import StudyFolder
 from regatta.worker.rank_notes import RankNotes
 from regatta.worker.status_writer import StatusWriter
@@ -194,7 +196,12 @@ def _device(name: str) -> torch.device:
 
 if __name__ == "__main__":
     # No clean-up after this point is worth a hang: threads of libraries must not keep the process.
+    # A crash writes its stack, which tells the supervisor what thread it was in.
+    faulthandler.enable()
+    open_board()
     code = main()
+    with suppress(OSError):
+        close_board()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
