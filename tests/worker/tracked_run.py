@@ -48,7 +48,7 @@ def attempt(path: Path, mirrors: Mirrors, *, dies_before: tuple[int, int] | None
     except Died:
         pass
     finally:
-        mirrors.close(succeeded=succeeded)
+        mirrors.close(succeeded=succeeded, seconds=90)
 
 
 def main(path: Path, names: list[str]) -> None:

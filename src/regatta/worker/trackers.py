@@ -1,7 +1,8 @@
 """Mirrors of a run's training records: TensorBoard, W&B, Trackio and MLflow.
 
 metrics.jsonl is the truth. A mirror is fed on rank 0 with what is appended there, under the same
-step; one that fails is named once and left alone. By default none of them uses a network.
+step, by a thread of its own: training never waits for it. One that fails is named once and left
+alone. By default none of them uses a network.
 
 runs/<study>/runs/<id>/logs/          TensorBoard
 runs/<study>/runs/<id>/wandb/         W&B, offline
@@ -14,15 +15,18 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
-from typing import Any, Protocol
+from queue import Full, Queue
+from threading import Lock, Thread, current_thread
+from typing import Any, Protocol, TextIO
 
 from regatta.config.expand import RunSpec
+from regatta.core.errors import RegattaError
 from regatta.core.extras import check_trackers
 from regatta.core.files import read_json, write_json
 from regatta.records.metrics_stream import read_metrics
@@ -52,6 +56,16 @@ _SILENCE = {
     "GRADIO_ANALYTICS_ENABLED": "False",
 }
 """What these packages would send to their makers unasked; a value that the user set stays."""
+
+
+FINISH_SECONDS = 10.0
+"""Most that the end of a run waits for its mirrors, once all of the run is written."""
+LEAVE_SECONDS = 2.0
+"""The same of a run that was stopped, or has failed."""
+MOST_WAITING = 100_000
+"""Records that a slow tracker may be behind."""
+_notes = Lock()
+"""Two mirrors note what they sent in one file."""
 
 
 class Tracker(Protocol):
@@ -116,53 +130,99 @@ def open_trackers(
         yield mirrors.observe
         succeeded = True
     finally:
-        mirrors.close(succeeded=succeeded)
+        seconds = FINISH_SECONDS if succeeded else LEAVE_SECONDS
+        mirrors.close(succeeded=succeeded, seconds=seconds)
 
 
 @dataclass
 class Mirrors:
-    """The mirrors of one run; each is opened with the first record."""
+    """The mirrors of one run; each begins with the first record, in a thread of its own."""
 
     about: Tracked
     names: Sequence[str]
-    _open: dict[str, Tracker] = field(default_factory=dict)
-    _given_up: set[str] = field(default_factory=set)
+    _feeds: dict[str, _Feed] = field(default_factory=dict)
 
     def observe(self, record: Record) -> None:
-        """Mirror one record that was just appended to metrics.jsonl. Raises nothing."""
+        """Hand over one record that was just appended to metrics.jsonl; waits for no tracker and
+        raises nothing."""
         for name in self.names:
-            if name not in self._given_up:
-                self._try(name, lambda name=name: self._mirror(name, record))
+            if name not in self._feeds:
+                self._feeds[name] = _Feed(name, self.about)
+            self._feeds[name].put(record)
 
-    def close(self, *, succeeded: bool) -> None:
-        """Close the open mirrors. Raises nothing."""
-        for name, tracker in list(self._open.items()):
-            if name not in self._given_up:
-                self._try(name, lambda tracker=tracker: tracker.close(succeeded=succeeded))
-        self._open.clear()
+    def close(self, *, succeeded: bool, seconds: float = FINISH_SECONDS) -> None:
+        """Close the mirrors, and leave those alone that take longer. Raises nothing."""
+        deadline = time.monotonic() + seconds
+        for feed in self._feeds.values():
+            feed.end(succeeded=succeeded)
+        for feed in self._feeds.values():
+            feed.wait(deadline)
+        self._feeds.clear()
 
-    def _try(self, name: str, work: Callable[[], None]) -> None:
+
+class _Feed:
+    """The way of records to one mirror.
+
+    A tracker may wait for a server as long as it likes: it does so here, and training goes on.
+    """
+
+    def __init__(self, name: str, about: Tracked) -> None:
+        self._name, self._about = name, about
+        self._waiting: Queue[Record | bool] = Queue(MOST_WAITING)
+        self._is_given_up = False
         try:
-            work()
-        except Exception as error:  # noqa: BLE001 - any failure of any tracker, but never the run's
-            self._given_up.add(name)
-            text = " ".join(str(error).split())[:300]
-            logger.warning(
-                "tracker %s failed and is left alone, the run goes on: %s: %s",
-                name,
-                type(error).__name__,
-                text,
-            )
+            self._past = read_metrics(about.run.metrics)[:-1]
+        except RegattaError as error:
+            self._past = []
+            self._give_up(f"{type(error).__name__}: {error.what}")
+        self._thread = Thread(target=self._run, name=f"regatta-track-{name}", daemon=True)
+        self._thread.start()
 
-    def _mirror(self, name: str, record: Record) -> None:
-        if name not in self._open:
-            for variable, value in _SILENCE.items():
-                os.environ.setdefault(variable, value)
-            past = read_metrics(self.about.run.metrics)[:-1]
-            self._open[name], missing = _OPENERS[name](self.about, past)
-            for earlier in missing:
-                self._open[name].log(values_of(earlier), earlier["step"])
-        self._open[name].log(values_of(record), record["step"])
+    def put(self, record: Record) -> None:
+        if not self._is_given_up:
+            try:
+                self._waiting.put_nowait(record)
+            except Full:
+                self._give_up(f"it is {MOST_WAITING} records behind")
+
+    def end(self, *, succeeded: bool) -> None:
+        """No record will follow."""
+        # With the queue full it was given up, and nobody waits.
+        with suppress(Full):
+            self._waiting.put_nowait(succeeded)
+
+    def wait(self, deadline: float) -> None:
+        """Until the mirror is closed, or until the time is over."""
+        if not self._is_given_up:
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+            if self._thread.is_alive():
+                self._give_up("it does not finish in time")
+
+    def _run(self) -> None:
+        tracker: Tracker | None = None
+        try:
+            while not isinstance(item := self._waiting.get(), bool):
+                tracker = tracker or self._open()
+                tracker.log(values_of(item), item["step"])
+            if tracker is not None:
+                tracker.close(succeeded=item)
+        except Exception as error:  # noqa: BLE001 - any failure of any tracker, but never the run's
+            self._give_up(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+    def _open(self) -> Tracker:
+        for variable, value in _SILENCE.items():
+            os.environ.setdefault(variable, value)
+        tracker, missing = _OPENERS[self._name](self._about, self._past)
+        for earlier in missing:
+            tracker.log(values_of(earlier), earlier["step"])
+        return tracker
+
+    def _give_up(self, reason: str) -> None:
+        if not self._is_given_up:
+            self._is_given_up = True
+            logger.warning(
+                "tracker %s failed and is left alone, the run goes on: %s", self._name, reason
+            )
 
 
 class _TensorBoard:
@@ -253,6 +313,30 @@ class _WandB:
         self._run.finish(exit_code=0 if succeeded else 1)
 
 
+class _Without:
+    """Standard output without what one thread prints."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output, self._thread = output, current_thread()
+
+    def write(self, text: str) -> int:
+        return len(text) if current_thread() is self._thread else self._output.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._output, name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop what this thread prints; others print as before."""
+    before = sys.stdout
+    sys.stdout = _Without(before)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        sys.stdout = before
+
+
 class _Trackio:
     """A run of Trackio in a database of the study."""
 
@@ -262,7 +346,7 @@ class _Trackio:
         import trackio  # pyright: ignore[reportMissingImports]
 
         # It prints how to show the records, but without the folder that they are in.
-        with redirect_stdout(StringIO()):
+        with _quiet():
             self._run = trackio.init(
                 project=about.study,
                 name=identity,
@@ -278,7 +362,7 @@ class _Trackio:
         self._run.log(values, step=step)
 
     def close(self, *, succeeded: bool) -> None:  # noqa: ARG002
-        with redirect_stdout(StringIO()):
+        with _quiet():
             self._run.finish()
 
 
@@ -355,5 +439,6 @@ def _noted(about: Tracked) -> dict[str, dict[str, Any]]:
 
 
 def _note(about: Tracked, name: str, **facts: Any) -> None:
-    content = _noted(about)
-    write_json(about.note, {**content, name: {**content.get(name, {}), **facts}})
+    with _notes:
+        content = _noted(about)
+        write_json(about.note, {**content, name: {**content.get(name, {}), **facts}})
