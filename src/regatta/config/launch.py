@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from regatta.config.section import Section
 
-_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d{1,2}))?(?::(\d{1,2}))?")
+_TIME = re.compile(r"(?:(\d{1,9})-)?(\d{1,9})(?::(\d{1,2}))?(?::(\d{1,2}))?")
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 _OURS = {
     "array": "launch.max_parallel",

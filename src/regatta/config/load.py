@@ -3,6 +3,7 @@ spelling."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -78,7 +79,7 @@ def _read_extended(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     base = content.pop("extends", None)
     if base is None:
         return content
-    if not isinstance(base, str):
+    if not isinstance(base, str) or "\0" in base:
         raise ConfigError("extends names one other study file", where=path)
     chain = (*below, path.resolve())
     base_path = (path.parent / base).resolve()
@@ -108,7 +109,7 @@ def _on_top(base: dict[str, Any], own: dict[str, Any], *, where: Path) -> dict[s
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(
             "there is no such study file",
             where=path,
@@ -147,7 +148,9 @@ def apply_override(content: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise ConfigError(
-            f"--set wants key=value, got '{override}'", hint="for example --set train.epochs=1"
+            f"--set wants key=value, got '{override}'",
+            where="--set",
+            hint="for example --set train.epochs=1",
         )
     value = read_yaml(text, where=f"--set {key}")
     target = content

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -19,3 +20,19 @@ class Section(BaseModel):
     def _empty_section(cls, value: Any) -> Any:
         """A section whose keys are all commented out reads as nothing: it means all defaults."""
         return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _finite_settings(self) -> Self:
+        """Settings of any kind too: the written study would have nothing in the place of NaN."""
+        for name, value in self:
+            if isinstance(value, dict | list) and not _is_finite(value):
+                raise ValueError(f"{name} holds a number that is not finite")
+        return self
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)

@@ -21,6 +21,24 @@ RegattaError                 exit 1   base: what happened, where, what to do nex
 
 from __future__ import annotations
 
+LONGEST_WHAT, LONGEST_WHERE, LONGEST_HINT = 3000, 1000, 1500
+"""Characters: words of a hostile file may stand in a message, but not fill a terminal or a log."""
+
+
+def shown(text: str, most: int) -> str:
+    """The text as it can be shown: without control characters, its middle left out if too long."""
+    text = _shortened(text, most)
+    if all(line.isprintable() for line in text.split("\n")):
+        return text
+    letters = (
+        letter if letter == "\n" or letter.isprintable() else ascii(letter)[1:-1] for letter in text
+    )
+    return _shortened("".join(letters), most)
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[5 - most // 2 :]}"
+
 
 class RegattaError(Exception):
     """An error with a place and a next step.
@@ -36,10 +54,10 @@ class RegattaError(Exception):
     """One word for `status.json`."""
 
     def __init__(self, what: str, *, where: object = None, hint: str | None = None) -> None:
-        self.what = what
-        self.where = None if where is None else str(where)
-        self.hint = hint
-        super().__init__(what)
+        self.what = shown(what, LONGEST_WHAT)
+        self.where = None if where is None else shown(str(where), LONGEST_WHERE)
+        self.hint = None if hint is None else shown(hint, LONGEST_HINT)
+        super().__init__(self.what)
 
     def __str__(self) -> str:
         lines = [self.what]

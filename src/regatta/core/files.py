@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from regatta.core.errors import DataError, DiskError, RecordError
+from regatta.core.json_text import parse_json
 
 PARTIAL_SUFFIX = ".partial"
 
@@ -100,11 +101,19 @@ def write_json(path: Path, content: Any, *, durable: bool = True) -> None:
 def read_json(path: Path) -> Any:
     """Raises RecordError when the file is absent, cut or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecordError("file is missing", where=path) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise RecordError(f"file cannot be read as JSON: {error}", where=path) from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """As `read_json`, of a file that holds one object; RecordError for anything else."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise RecordError("file does not hold a JSON object", where=path)
+    return found
 
 
 def append_json_line(path: Path, record: dict[str, Any]) -> None:
@@ -135,8 +144,11 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         if not line:
             continue
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            record = parse_json(line)
+            if not isinstance(record, dict):
+                raise ValueError("no object")
+            records.append(record)
+        except ValueError as error:
             if number >= len(lines) - 1:
                 break
             raise RecordError("line is not JSON", where=f"{path}:{number}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from regatta.config.expand import RunSpec, expand_study, protocol_id
 from regatta.core.errors import RecordError, RegattaError
+from regatta.core.json_text import parse_json
 from regatta.records.lease import holder
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.records.status import LIVE, RESUME, ProcessId, Status, observed, read_status
@@ -70,7 +70,7 @@ def status_of(run: RunFolder) -> Status:
     """The run's status; a damaged file says nothing, the run's other files decide then."""
     try:
         return read_status(run.status)
-    except (RecordError, TypeError):
+    except RecordError:
         return Status()
 
 
@@ -128,7 +128,10 @@ class StudyReader:
         return mine[0][0] == spec and not any(its.is_judged(self._protocol) for _, its in mine)
 
     def _data(self) -> RunView | None:
-        status = observed(read_status(self.folder.prepare_status))
+        try:
+            status = observed(read_status(self.folder.prepare_status))
+        except RecordError:
+            return None
         return RunView("data", "", 0, status, False, False) if status.state in LIVE else None
 
     def _reread_study(self) -> None:
@@ -265,10 +268,10 @@ class _Curve:
 
 def _accuracy(line: bytes) -> float | None:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return None
     if not isinstance(record, dict) or record.get("split") != "validation":
         return None
     value = record.get("accuracy")
-    return float(value) if isinstance(value, (int, float)) else None
+    return float(value) if type(value) in (int, float) else None

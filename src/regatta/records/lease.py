@@ -13,14 +13,15 @@ from pathlib import Path
 
 from regatta.core.errors import LeaseHeldError
 from regatta.core.files import disk_error
+from regatta.core.json_text import parse_json
 from regatta.records.status import ProcessId, this_process
 
 
 def holder(path: Path) -> ProcessId | None:
     """Who holds the lease, or None when it is free or its file is torn."""
     try:
-        return ProcessId(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return ProcessId.parse(parse_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
         return None
 
 

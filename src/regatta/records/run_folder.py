@@ -23,7 +23,7 @@ from regatta.core.errors import DiskError, ForeignFolderError, RecordError
 from regatta.core.files import (
     ensure_writable,
     existing_parent,
-    read_json,
+    read_json_object,
     write_json,
     write_text,
 )
@@ -99,7 +99,7 @@ class RunFolder:
         return (self.predictions(protocol) / "complete.json").is_file()
 
     def info(self) -> dict[str, Any]:
-        return read_json(self.run_json)
+        return read_json_object(self.run_json)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from regatta.core.errors import RecordError
 from regatta.core.files import read_json, write_json
@@ -39,6 +39,16 @@ class ProcessId:
     started: str
     """Start time in clock ticks since boot, from /proc; empty where there is no /proc."""
     boot: str
+
+    @classmethod
+    def parse(cls, record: Any) -> ProcessId:
+        """What `asdict` wrote; ValueError for anything else."""
+        wanted = {"host": str, "pid": int, "started": str, "boot": str}
+        if not isinstance(record, dict) or {k: type(v) for k, v in record.items()} != wanted:
+            raise ValueError("it names no process")
+        if record["pid"] < 1:
+            raise ValueError(f"there is no process {record['pid']}")
+        return cls(**record)
 
     def is_alive(self) -> bool | None:
         """True or False on this machine; None when the process lives (or lived) on another host."""
@@ -109,14 +119,39 @@ def write_status(path: Path, status: Status) -> Status:
 
 
 def read_status(path: Path) -> Status:
-    """The last written status; a run without a file is pending."""
+    """The last written status; a run without a file is pending. RecordError when it is damaged."""
     if not path.is_file():
         return Status()
     content = read_json(path)
     if not isinstance(content, dict):
         raise RecordError("status file is not a mapping", where=path)
     known = {field.name for field in fields(Status)}
-    return Status(**{key: value for key, value in content.items() if key in known})
+    try:
+        return _checked(Status(**{key: value for key, value in content.items() if key in known}))
+    except ValueError as error:
+        raise RecordError(f"this is no status of a run: {error}", where=path) from error
+
+
+_COUNTS = ("step", "total_steps", "epoch", "epochs", "attempts")
+_WORDS = ("phase", "place", "cause", "message", "next_step")
+_MEASURES = ("samples_per_second", "seconds_left", "metric", "heartbeat", "exit_code")
+
+
+def _checked(status: Status) -> Status:
+    """The status, if every field is of its kind; ValueError. Displays compute with them."""
+    values = vars(status)
+    wrong = [name for name in _COUNTS if type(values[name]) is not int or values[name] < 0]
+    wrong += [name for name in _WORDS if not isinstance(values[name], str | None)]
+    wrong += [
+        name
+        for name in _MEASURES
+        if values[name] is not None and type(values[name]) not in (int, float)
+    ]
+    if status.state not in get_args(State) or wrong or status.heartbeat is None:
+        raise ValueError(f"wrong {', '.join(wrong) or 'state'}")
+    if status.process is not None:
+        ProcessId.parse(status.process)
+    return status
 
 
 def observed(status: Status) -> Status:

@@ -69,7 +69,7 @@ def read_submission(path: Path) -> Submission | None:
     content = read_json(path)
     try:
         return _parse(content)
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise RecordError(
             "this is no record of submitted jobs",
             where=path,
