@@ -55,14 +55,16 @@ def test_kill_during_write_keeps_old_content(tmp_path: Path):
     assert target.read_text() == "old"
 
 
-def test_full_disk_is_named_and_old_content_stays(tmp_path: Path):
+def test_a_file_beyond_its_limit_is_named_and_old_content_stays(tmp_path: Path):
     target = tmp_path / "a.bin"
     files.write_bytes(target, b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with pytest.raises(DiskError, match="cannot write"):
+        with pytest.raises(
+            DiskError, match=r"file too large: need 4.9 KiB, the limit is 1000 bytes"
+        ):
             files.write_bytes(target, b"x" * 5000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,15 +20,23 @@ from regatta.core.errors import DataError, DiskError, RecordError
 from regatta.core.json_text import parse_json
 
 PARTIAL_SUFFIX = ".partial"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_GONE = frozenset({errno.ENOENT, errno.ESTALE, errno.ENODEV})
+_RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+_kept_in_place: dict[Path, int] = {}
+"""Folders that this process never makes anew -> their inodes."""
 
 
 @contextmanager
-def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
+def atomic_path(
+    path: Path, *, durable: bool = True, need_bytes: int | None = None
+) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on success it is synced and renamed to `path`.
 
     Args:
         durable: survive a power failure too; else a reader sees the old or the new content, and
             after a failure of power perhaps neither. For what is written every second.
+        need_bytes: size of the whole file, where it is known beforehand; for the error.
 
     Raises:
         DiskError: the folder cannot be written or the disk is full. `path` then keeps its old
@@ -36,7 +45,7 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         yield temporary
         if durable:
             with open(temporary, "rb") as handle:
@@ -44,12 +53,68 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
         if durable:
             sync_folder(path.parent)
-    except OSError as error:
+    except Exception as error:
+        reached = _size_of(temporary)
         _discard(temporary)
-        raise disk_error(error, path) from error
+        found = _os_error(error)
+        if found is None:
+            raise
+        raise disk_error(found, path, need_bytes=need_bytes, reached_bytes=reached) from error
     except BaseException:
         _discard(temporary)
         raise
+
+
+def _os_error(error: Exception) -> OSError | None:
+    """What the operating system refused, also where a library in Rust words it as its own error."""
+    if isinstance(error, OSError):
+        return error
+    found = _RUST_OS_ERROR.search(str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def keep_in_place(folder: Path) -> None:
+    """Never make `folder` anew in this process from now on.
+
+    When it is moved, removed or unmounted under our work, the next write must fail: it would go on
+    in a new, half-empty folder of the same name.
+    """
+    _kept_in_place[Path(folder).absolute()] = os.stat(folder).st_ino
+
+
+def make_folders(folder: Path) -> None:
+    """Create `folder` and what is missing above it.
+
+    Raises:
+        OSError: it cannot be made, or it lies below a folder that has vanished (`keep_in_place`).
+    """
+    if folder.is_dir():
+        return
+    folder = folder.absolute()
+    kept = next((k for k in _kept_in_place if k == folder or k in folder.parents), None)
+    if kept is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        return
+    if _inode(kept) != _kept_in_place[kept]:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(kept))
+    below = kept
+    for part in folder.relative_to(kept).parts:
+        below = below / part
+        below.mkdir(exist_ok=True)
+
+
+def _inode(folder: Path) -> int:
+    try:
+        return os.stat(folder).st_ino
+    except OSError:
+        return 0
 
 
 def _discard(temporary: Path) -> None:
@@ -58,20 +123,74 @@ def _discard(temporary: Path) -> None:
         temporary.unlink()
 
 
-def disk_error(error: OSError, path: Path) -> DiskError:
-    """The named error for a failed write, with what the disk has left."""
-    if error.errno == errno.ENOSPC:
-        free = shutil.disk_usage(existing_parent(path)).free
+def disk_error(
+    error: OSError, path: Path, *, need_bytes: int | None = None, reached_bytes: int = 0
+) -> DiskError:
+    """The named error for a failed write, with what it needs and what the disk has left.
+
+    Args:
+        need_bytes: what was to be written; None where only `reached_bytes` of it are known.
+    """
+    if error.errno in _FULL:
+        need = _size(need_bytes) if need_bytes else f"more than {_size(reached_bytes)}"
+        what = "disk full" if error.errno == errno.ENOSPC else "disk quota used up"
         return DiskError(
-            f"disk full: {free / 2**20:.0f} MiB left",
+            f"{what}: need {need}, have {_size(_free(path))}",
             where=path,
             hint="free space, then run the same command again",
+        )
+    if error.errno == errno.EFBIG:
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+        need = f"need {_size(need_bytes)}, " if need_bytes else ""
+        allowed = f"limit is {_size(limit)} a file" if limit >= 0 else "disk has a limit on files"
+        return DiskError(
+            f"file too large: {need}the {allowed}",
+            where=path,
+            hint="raise the limit on file sizes (ulimit -f), then run the same command again",
+        )
+    if error.errno in _GONE:
+        return DiskError(
+            "the folder has vanished: it was moved, removed or unmounted",
+            where=path,
+            hint="bring it back, then run the same command again",
         )
     return DiskError(
         f"cannot write: {error.strerror or error}",
         where=path,
         hint="choose another folder with --runs, or make this one writable",
     )
+
+
+def disk_fault(error: Exception, path: Path) -> DiskError | None:
+    """The disk's part in an error that some library raised; None when it had none.
+
+    Args:
+        path: what is named when the error names no file.
+    """
+    gone = next(
+        (folder for folder, inode in _kept_in_place.items() if _inode(folder) != inode), None
+    )
+    if gone is not None:
+        return disk_error(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), gone)
+    found = _os_error(error)
+    if found is None or found.errno not in _FULL | {errno.EFBIG, errno.EROFS, errno.ESTALE}:
+        return None
+    return disk_error(found, Path(found.filename or path))
+
+
+def _free(path: Path) -> int:
+    try:
+        return shutil.disk_usage(existing_parent(path)).free
+    except OSError:
+        return 0
+
+
+def _size(count: int) -> str:
+    """Bytes in words: 12 bytes, 3.4 KiB, 5.6 MiB, 7.8 GiB."""
+    if count < 1024:
+        return f"{count} bytes"
+    power = min(3, (count.bit_length() - 1) // 10)
+    return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"
 
 
 def sync_folder(folder: Path) -> None:
@@ -84,7 +203,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = True) -> None:
-    with atomic_path(path, durable=durable) as temporary:
+    with atomic_path(path, durable=durable, need_bytes=len(content)) as temporary:
         temporary.write_bytes(content)
 
 
@@ -94,8 +213,31 @@ def write_text(path: Path, content: str, *, durable: bool = True) -> None:
 
 def write_json(path: Path, content: Any, *, durable: bool = True) -> None:
     """Write JSON that every reader accepts: NaN and infinity become null."""
-    text = json.dumps(plain(content), indent=1, sort_keys=False, allow_nan=False) + "\n"
-    write_text(path, text, durable=durable)
+    write_text(path, _json_text(content), durable=durable)
+
+
+def overwrite_json(path: Path, content: Any) -> None:
+    """Write over the blocks that a file has already: for last words on a disk that is full.
+
+    A reader at the same moment, or after a failure of power, may see neither the old nor the new
+    content; hence only where nothing else can be written any more.
+
+    Raises:
+        OSError: there is no such file, or it needs more room than it has.
+    """
+    data = _json_text(content).encode("utf-8")
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        if len(data) > os.fstat(descriptor).st_blocks * 512:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = os.pwrite(descriptor, data, 0)
+        os.ftruncate(descriptor, written)
+    finally:
+        os.close(descriptor)
+
+
+def _json_text(content: Any) -> str:
+    return json.dumps(plain(content), indent=1, sort_keys=False, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -131,7 +273,7 @@ def append_json_line(path: Path, record: dict[str, Any]) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise disk_error(error, Path(path)) from error
+        raise disk_error(error, Path(path), need_bytes=len(line)) from error
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -189,6 +331,12 @@ def path_under(root: Path, relative: str, *, where: object = None) -> Path:
     Links are followed wherever they lead: data folders are often put together from links, and are
     only read.
     """
+    if "\0" in relative or not _is_text(relative):
+        raise DataError(
+            f"no file can have this name: {ascii(relative)}",
+            where=where or root,
+            hint="list files by their names in UTF-8",
+        )
     top = os.path.normpath(root)
     joined = os.path.normpath(os.path.join(top, relative))
     # Strings, not Path.is_relative_to: lists name hundreds of thousands of files.
@@ -204,10 +352,15 @@ def path_under(root: Path, relative: str, *, where: object = None) -> Path:
     return Path(joined)
 
 
+def _is_text(name: str) -> bool:
+    """False for half a character, which stands for a byte that is no UTF-8 in a name on disk."""
+    return name.isascii() or name.encode("utf-8", "replace").decode("utf-8") == name
+
+
 def ensure_writable(folder: Path) -> None:
     """Create `folder` and prove that a file can be written there; DiskError otherwise."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-"):
             pass
     except OSError as error:

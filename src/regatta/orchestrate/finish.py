@@ -16,8 +16,8 @@ from regatta.config.schema import Study
 from regatta.core.errors import RecordError
 from regatta.core.files import read_json, write_json
 from regatta.core.signals import StopFlag
+from regatta.orchestrate.bound_process import start_bound
 from regatta.orchestrate.causes import last_error_line
-from regatta.orchestrate.local import start_bound
 from regatta.orchestrate.processes import signal_group
 from regatta.orchestrate.snapshot import status_of
 from regatta.records.run_folder import StudyFolder

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import selectors
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from regatta.config.schema import LaunchSection
 from regatta.core.errors import EnvironmentFault
-from regatta.core.files import disk_error
 from regatta.orchestrate.admission import Admission, Need, place_task
-from regatta.orchestrate.bound_exec import bind_to_parent
+from regatta.orchestrate.bound_process import bound_command, start_bound
 from regatta.orchestrate.devices import (
     DevicePool,
     Machine,
@@ -52,7 +48,6 @@ _THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-_BOUND_EXEC = Path(__file__).with_name("bound_exec.py")
 
 
 @dataclass(frozen=True)
@@ -318,39 +313,6 @@ class LocalLauncher:
         for task_id in list(self._running):
             self._collect(task_id)
         self._selector.close()
-
-
-def start_bound(argv: list[str], *, log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start `argv` in its own session, killed when this process dies; its output goes to `log`."""
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "ab") as output:
-            # With one thread its copy may run Python before it becomes `argv`, which saves an
-            # interpreter; with several a lock could be copied in the held state.
-            alone = threading.active_count() == 1
-            return subprocess.Popen(
-                argv if alone else bound_command(os.getpid(), argv),
-                preexec_fn=partial(bind_to_parent, os.getpid()) if alone else None,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **env},
-                start_new_session=True,
-            )
-    except OSError as error:
-        if error.errno in {errno.EAGAIN, errno.ENOMEM}:
-            raise EnvironmentFault(
-                f"no process can be started: {error.strerror}",
-                where=argv[0],
-                hint="raise the limit on processes (ulimit -u), or lower launch.max_parallel",
-            ) from error
-        raise disk_error(error, log) from error
-
-
-def bound_command(parent_pid: int, argv: list[str]) -> list[str]:
-    """`argv` behind the wrapper that binds it to its parent; 0 = whoever starts it."""
-    # Isolated and without site-packages: up in milliseconds, and runs nobody's start-up code.
-    return [sys.executable, "-I", "-S", str(_BOUND_EXEC), str(parent_pid), *argv]
 
 
 def _group_command(task: Task, placement: Placement, threads: int) -> list[str]:

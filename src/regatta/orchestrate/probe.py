@@ -26,8 +26,9 @@ from regatta.config.load import entry_train
 from regatta.config.schema import EntrySection, Study
 from regatta.core.errors import RecordError, RegattaError
 from regatta.core.files import read_json, write_json
+from regatta.orchestrate.bound_process import bound_command
 from regatta.orchestrate.devices import Machine, Placement, host_memory
-from regatta.orchestrate.local import bound_command, task_environment
+from regatta.orchestrate.local import task_environment
 from regatta.orchestrate.processes import signal_group
 from regatta.records.run_folder import StudyFolder
 

@@ -16,9 +16,10 @@ from regatta.config.schema import Study
 from regatta.core.errors import ConfigError, RunError
 from regatta.core.files import ensure_writable, read_json_lines, write_json, write_text
 from regatta.core.signals import StopFlag
+from regatta.orchestrate.bound_process import start_bound
 from regatta.orchestrate.devices import Machine, find_slots, host_memory, this_machine
 from regatta.orchestrate.finish import last_error
-from regatta.orchestrate.local import start_bound, task_environment
+from regatta.orchestrate.local import task_environment
 from regatta.orchestrate.plan import WORKER_COMMAND, is_prepared
 from regatta.orchestrate.processes import signal_group
 from regatta.records.lease import refuse_if_held, study_lease

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from regatta.config.schema import LaunchSection
 from regatta.core.errors import EnvironmentFault, RegattaError
+from regatta.orchestrate.bound_process import start_bound
 from regatta.orchestrate.devices import Machine, Placement, host_memory
-from regatta.orchestrate.local import Ended, LocalLauncher, start_bound, task_environment
+from regatta.orchestrate.local import Ended, LocalLauncher, task_environment
 from regatta.orchestrate.plan import Task
 from regatta.records.run_folder import StudyFolder
 from regatta.records.status import ProcessId

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from regatta.core.errors import LeaseHeldError
+from regatta.core.errors import DiskError, LeaseHeldError
 from regatta.core.files import disk_error, write_json
 from regatta.orchestrate.causes import Failure
 from regatta.orchestrate.processes import kill_tree
@@ -126,6 +126,21 @@ def write_stopped(run: RunFolder, *, exit_code: int | None, was_running: bool) -
         "exit_code": exit_code,
     }
     write_status(run.status, replace(before, **fields))
+
+
+def write_abandoned(run: RunFolder, failure: Failure) -> None:
+    """Of a run whose worker was ended because its supervisor could not go on; no word where the
+    same trouble forbids it."""
+    fields = {
+        **_CLEAN,
+        "state": "interrupted",
+        "cause": failure.cause,
+        "message": f"its supervisor could not go on: {failure.message}",
+        "next_step": failure.next_step,
+        "exit_code": failure.exit_code,
+    }
+    with suppress(DiskError):
+        write_status(run.status, replace(status_of(run), **fields))
 
 
 def remember_in_run_json(run: RunFolder, **facts: Any) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from regatta.config.expand import protocol_id, trained_runs
 from regatta.config.schema import Study
 from regatta.core.errors import EnvironmentFault
+from regatta.core.files import keep_in_place
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.causes import (
     STOPPED_CODES,
@@ -25,6 +26,7 @@ from regatta.orchestrate.run_states import (
     append_note,
     kept_threads,
     remember_in_run_json,
+    write_abandoned,
     write_failed,
     write_retrying,
     write_settled,
@@ -71,14 +73,36 @@ class Supervisor:
         self._only, self._worker_command = only, worker_command
         run_ids = [spec.run_id for spec in trained_runs(study)]
         self._runs = [folder.run(run_id) for run_id in run_ids if run_id not in leave_out]
+        self._compiles = {s.run_id for s in trained_runs(study) if s.train.compile}
         self._protocol = protocol_id(study.protocol)
         self._given_up: set[str] = set(leave_out)
         self._jobs: dict[str, Job] = {}
         self._speaks = speaks
         self._tick_due = 0.0
+        for path in [folder.path, *(run.path for run in self._runs)]:
+            if path.is_dir():
+                keep_in_place(path)
 
     def run(self) -> int:
-        """Prepare, train, judge; then judge one by one what could not be judged together."""
+        """Prepare, train, judge; then judge one by one what could not be judged together.
+
+        Raises:
+            EnvironmentFault: this machine or its disk does not let it go on; no worker is left.
+        """
+        try:
+            return self._run()
+        except EnvironmentFault as error:
+            self._abandon(error)
+            raise
+
+    def _abandon(self, error: EnvironmentFault) -> None:
+        """End what is at work, since nobody would look after it, and say why in its status."""
+        self._launcher.close()
+        for run in self._runs if self._speaks else ():
+            if status_of(run).state in LIVE:
+                write_abandoned(run, failure_of(error))
+
+    def _run(self) -> int:
         plan = self._plan()
         self._announce(plan)
         self._settle(plan)

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from regatta.core.errors import RecordError
-from regatta.core.files import read_json, write_json
+from regatta.core.errors import DiskError, RecordError
+from regatta.core.files import overwrite_json, read_json, write_json
 
 State = Literal[
     "pending",
@@ -112,10 +112,28 @@ class Status:
 
 
 def write_status(path: Path, status: Status) -> Status:
-    """Write `status` with a fresh heartbeat and return what was written."""
+    """Write `status` with a fresh heartbeat and return what was written.
+
+    Raises:
+        DiskError: it cannot be written; last words are, on a full disk too, if there is a file.
+    """
     stamped = replace(status, heartbeat=time.time())
-    write_json(path, asdict(stamped), durable=False)
+    try:
+        write_json(path, asdict(stamped), durable=False)
+    except DiskError:
+        if stamped.state in LIVE:
+            raise
+        if not _overwritten(path, stamped):
+            raise
     return stamped
+
+
+def _overwritten(path: Path, status: Status) -> bool:
+    try:
+        overwrite_json(path, asdict(status))
+    except OSError:
+        return False
+    return True
 
 
 def read_status(path: Path) -> Status:

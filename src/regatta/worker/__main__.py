@@ -16,11 +16,13 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from regatta.core.errors import ConfigError, DeviceError, RegattaError, StopRequested
+from regatta.core.files import disk_fault, keep_in_place
 from regatta.core.registry import unknown_name
 from regatta.core.signals import StopFlag
 from regatta.records.in_hand import close_board, open_board
@@ -52,27 +54,22 @@ def main() -> int:
     status = StatusWriter(spoken_for if is_first else [])
     notes = RankNotes(folder, run_ids)
     try:
+        _keep_in_place(folder, run_ids)
         status.start(arguments.task, place=_place(arguments.device))
         notes.forget_own()
         _work(arguments, folder, run_ids, stop, status, notes)
         return 0
     except StopRequested as error:
-        status.end(state="interrupted", cause="stopped", message=error.what, next_step=error.hint)
-        print(f"stopped: {error}", flush=True)
+        words: dict[str, Any] = {"cause": "stopped", "message": error.what, "next_step": error.hint}
+        _leave_words(lambda: status.end(state="interrupted", **words))
+        _tell(f"stopped: {error}", sys.stdout)
         return stop.exit_code
-    except RegattaError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        failure = {
-            "cause": error.cause,
-            "message": f"{error.what}{f' ({error.where})' if error.where else ''}",
-            "next_step": error.hint,
-            "exit_code": error.exit_code,
-        }
-        notes.leave(failure)
-        status.end(state="failed", **failure)
-        return error.exit_code
     except Exception as error:  # noqa: BLE001 - the process's edge: log the whole trace, leave a status
-        traceback.print_exc()
+        # A folder that has vanished makes errors of all kinds; it comes first.
+        named = disk_fault(error, folder.path) or error
+        if isinstance(named, RegattaError):
+            return _fail(named, notes, status)
+        _tell(traceback.format_exc())
         # Outside a step, which names its own: while the data or the model went to the device.
         memory = _is_out_of_memory(error)
         crash = {
@@ -82,8 +79,41 @@ def main() -> int:
             "exit_code": 1,
         }
         failure = notes.of_others() or crash
-        status.end(state="failed", **failure)
+        _leave_words(lambda: status.end(state="failed", **failure))
         return failure["exit_code"]
+
+
+def _keep_in_place(folder: StudyFolder, run_ids: list[str]) -> None:
+    """Have writing fail once the study or a run of it has vanished under this process."""
+    for path in [folder.path, *(folder.run(name).path for name in run_ids)]:
+        if path.is_dir():
+            keep_in_place(path)
+
+
+def _fail(error: RegattaError, notes: RankNotes, status: StatusWriter) -> int:
+    """Say what was raised on purpose, in the log and where observers look."""
+    _tell(f"error: {error}")
+    failure = {
+        "cause": error.cause,
+        "message": f"{error.what}{f' ({error.where})' if error.where else ''}",
+        "next_step": error.hint,
+        "exit_code": error.exit_code,
+    }
+    _leave_words(lambda: notes.leave(failure))
+    _leave_words(lambda: status.end(state="failed", **failure))
+    return error.exit_code
+
+
+def _leave_words(write: Callable[[], None]) -> None:
+    """What ended the work may also forbid to write of it: then the log and the exit code tell."""
+    with suppress(RegattaError):
+        write()
+
+
+def _tell(text: str, stream: TextIO | None = None) -> None:
+    """A line into the log, which may lie on the disk that is full or gone."""
+    with suppress(OSError):
+        print(text, file=stream or sys.stderr, flush=True)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -202,6 +232,7 @@ if __name__ == "__main__":
     code = main()
     with suppress(OSError):
         close_board()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
     os._exit(code)

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from regatta.core.errors import RecordError
 from regatta.records.status import Status, read_status, this_process, write_status
 
 _FIELDS = {field.name for field in fields(Status)}
@@ -19,7 +20,7 @@ class StatusWriter:
 
     def __init__(self, paths: list[Path]) -> None:
         self._paths = paths
-        self._status = {path: read_status(path) for path in paths}
+        self._status = {path: _read(path) for path in paths}
         self._written = 0.0
 
     def start(self, phase: str, *, place: str = "") -> None:
@@ -60,3 +61,11 @@ class StatusWriter:
         self._written = time.monotonic()
         for path, status in self._status.items():
             self._status[path] = write_status(path, status)
+
+
+def _read(path: Path) -> Status:
+    """A damaged file says nothing: what comes next is written over it."""
+    try:
+        return read_status(path)
+    except (RecordError, TypeError):
+        return Status()

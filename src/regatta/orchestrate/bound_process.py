@@ -1,0 +1,80 @@
+"""How we start processes: bound to this one's life, each with a folder for its temporary files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from regatta.core.errors import EnvironmentFault
+from regatta.core.files import disk_error, make_folders
+from regatta.orchestrate.bound_exec import bind_to_parent
+from regatta.orchestrate.task_folders import make_task_folder, remove_task_folder
+
+_BOUND_EXEC = Path(__file__).with_name("bound_exec.py")
+
+
+class BoundProcess(subprocess.Popen[bytes]):
+    """A process that ends with this one, with a folder for temporary files that goes with it."""
+
+    def __init__(self, argv: list[str], *, env: dict[str, str], **options: Any) -> None:
+        self._folder = make_task_folder()
+        try:
+            super().__init__(argv, env={**env, "TMPDIR": str(self._folder)}, **options)
+        except BaseException:
+            remove_task_folder(self._folder)
+            raise
+
+    def poll(self) -> int | None:
+        return self._tidied(super().poll())
+
+    def wait(self, timeout: float | None = None) -> int:
+        code = super().wait(timeout)
+        self._tidied(code)
+        return code
+
+    def _tidied(self, code: int | None) -> int | None:
+        if code is not None and self._folder.exists():
+            remove_task_folder(self._folder)
+        return code
+
+
+def start_bound(argv: list[str], *, log: Path, env: dict[str, str]) -> BoundProcess:
+    """Start `argv` in its own session, killed when this process dies; its output goes to `log`.
+
+    Its folder for temporary files is removed once `wait` or `poll` have found its end.
+    """
+    try:
+        make_folders(log.parent)
+        with open(log, "ab") as output:
+            # With one thread its copy may run Python before it becomes `argv`, which saves an
+            # interpreter; with several a lock could be copied in the held state.
+            alone = threading.active_count() == 1
+            return BoundProcess(
+                argv if alone else bound_command(os.getpid(), argv),
+                preexec_fn=partial(bind_to_parent, os.getpid()) if alone else None,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **env},
+                start_new_session=True,
+            )
+    except OSError as error:
+        if error.errno in {errno.EAGAIN, errno.ENOMEM}:
+            raise EnvironmentFault(
+                f"no process can be started: {error.strerror}",
+                where=argv[0],
+                hint="raise the limit on processes (ulimit -u), or lower launch.max_parallel",
+            ) from error
+        raise disk_error(error, log) from error
+
+
+def bound_command(parent_pid: int, argv: list[str]) -> list[str]:
+    """`argv` behind the wrapper that binds it to its parent; 0 = whoever starts it."""
+    # Isolated and without site-packages: up in milliseconds, and runs nobody's start-up code.
+    return [sys.executable, "-I", "-S", str(_BOUND_EXEC), str(parent_pid), *argv]
