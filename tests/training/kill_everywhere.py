@@ -1,6 +1,6 @@
 """Kill a small run wherever it can die, let it resume, and print what came out as JSON.
 
-python -m tests.training.kill_everywhere FOLDER steps|mixed|writes|terms
+python -m tests.training.kill_everywhere FOLDER steps|mixed|writes|terms|third
 
 Children are forked from one process that has torch loaded but has computed nothing, so that each
 death costs milliseconds. What dies is a real process, by a real SIGKILL that it sends to itself.
@@ -21,7 +21,9 @@ import torch
 import torch._dynamo  # The first optimizer step imports it: once here, not in every child.
 
 from regatta.core.errors import StopRequested
+from regatta.core.files import read_json
 from regatta.core.signals import StopFlag
+from regatta.records.metrics_stream import read_metrics
 from regatta.training import checkpoint
 from regatta.training.loop import train_run
 from tests.training.tiny_training import outcome, tiny_clips, tiny_run
@@ -31,6 +33,7 @@ RECIPE: dict[str, Any] = {
     "batch_size": 4,
     "accumulate": 2,
     "checkpoint_every_steps": 2,
+    "log_every_steps": 1,
 }
 CLIPS = 14
 """4 micro-batches, 2 optimizer steps an epoch, the last of 2 + 4 clips."""
@@ -93,6 +96,17 @@ def before_each_write(act: Callable[[], object]) -> None:
         setattr(owner, name, watched(getattr(owner, name)))
 
 
+def note(path: Path, event: str) -> None:
+    """For what an exit code cannot tell."""
+    with open(path.with_suffix(".notes"), "a") as notes:
+        notes.write(event + "\n")
+
+
+def notes_of(path: Path) -> list[str]:
+    notes = path.with_suffix(".notes")
+    return notes.read_text().splitlines() if notes.exists() else []
+
+
 def count_writes(path: Path) -> int:
     """How many calls an undisturbed run makes that change the disk."""
     tiny_run(path)
@@ -114,11 +128,17 @@ def kill_and_resume(path: Path, work: Callable[[Path], None]) -> dict[str, Any]:
     tiny_run(path)
     ended = in_child(lambda: work(path))
     left_by_fault = len(list(path.rglob("*.partial")))
+    logged = read_metrics(path / "metrics.jsonl")
+    slots = checkpoint.list_slots(path / "checkpoints")
+    step = read_json(slots[0] / "state.json")["progress"]["step"] if slots else 0
+    done = max([record["step"] for record in logged], default=0)
     resumed = in_child(lambda: train(path))
     return {
         "ended": ended,
         "left_by_fault": left_by_fault,
         "resumed": resumed,
+        "notes": notes_of(path),
+        "steps_lost": max(0, done - step),
         "left": [entry.name for entry in path.rglob("*.partial")],
         "outcome": outcome(path) if resumed == 0 else None,
     }
@@ -141,8 +161,13 @@ def faults_at_writes(path: Path) -> Iterator[Callable[[Path], None]]:
         yield die_at_write
 
 
-def faults_at_save(path: Path) -> Iterator[Callable[[Path], None]]:
-    """TERM in training, and a second one before one of the first writes of the save."""
+def faults_at_third(path: Path) -> Iterator[Callable[[Path], None]]:
+    """TERM in training, two more before one of the first writes of the save."""
+    yield from faults_at_save(path, more=2)
+
+
+def faults_at_save(path: Path, *, more: int = 1) -> Iterator[Callable[[Path], None]]:
+    """TERM in training, and `more` before one of the first writes of the save."""
     for number in range(1, 11):
 
         def terminate(path: Path, number: int = number) -> None:
@@ -151,7 +176,9 @@ def faults_at_save(path: Path) -> Iterator[Callable[[Path], None]]:
             def again() -> None:
                 if stop.requested and next(writes) == number:
                     fired.append(number)
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    note(path, "fired")
+                    for _ in range(more):
+                        os.kill(os.getpid(), signal.SIGTERM)
 
             def first(epoch: int, position: int) -> None:
                 if position == 3:
@@ -161,6 +188,7 @@ def faults_at_save(path: Path) -> Iterator[Callable[[Path], None]]:
             try:
                 train(path, before_batch=first, stop=stop)
             finally:
+                note(path, "left in order")
                 assert fired == [number], "the second TERM was not sent"
 
         yield terminate
@@ -175,6 +203,7 @@ def main(root: Path, mode: str) -> None:
         "mixed": faults_at_steps,
         "writes": faults_at_writes,
         "terms": faults_at_save,
+        "third": faults_at_third,
     }
     in_child(lambda: train(root / "reference"))
     faults = modes[mode](root / "counted")

@@ -96,6 +96,7 @@ def test_tied_weights_are_saved_and_come_back_tied(tmp_path: Path):
     assert torch.equal(module.head.weight, tiny_net().head.weight)
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_newest_slot_falls_back_to_the_older_and_says_so(
@@ -117,6 +118,7 @@ def test_a_damaged_newest_slot_falls_back_to_the_older_and_says_so(
     assert outcome(tmp_path / "run") == reference
 
 
+@pytest.mark.fault(10)
 def test_when_all_slots_are_damaged_it_asks_for_a_restart_and_keeps_everything(tmp_path: Path):
     run = stopped_run(tmp_path, after=15)
     for slot in list_slots(run["folder"].checkpoints):
@@ -137,6 +139,7 @@ def test_damaged_best_weights_damage_the_slots_that_name_them(tmp_path: Path):
         train_run(**tiny_run(tmp_path))
 
 
+@pytest.mark.fault(11)
 @pytest.mark.parametrize(
     ("field", "changes"),
     [
@@ -155,6 +158,7 @@ def test_a_foreign_checkpoint_is_refused_with_the_differing_field(
         train_run(**tiny_run(tmp_path, **changes))
 
 
+@pytest.mark.fault(2)
 def test_leftovers_of_killed_writers_are_swept(tmp_path: Path):
     write_slot(tmp_path, content())
     (tmp_path / ".slot-000009.partial").mkdir()

@@ -69,6 +69,7 @@ def test_saved_keys_carry_no_prefix_of_a_wrapper(root: Path):
     assert not [key for key in keys if key.startswith("module.")]
 
 
+@pytest.mark.fault(4)
 @pytest.mark.parametrize("where", ["training", "validation"])
 def test_a_stop_asked_of_one_rank_makes_both_save_and_leave(
     ranks: list[dict[str, Any]], where: str
@@ -79,10 +80,12 @@ def test_a_stop_asked_of_one_rank_makes_both_save_and_leave(
     assert first["exit_code"] == 143
 
 
+@pytest.mark.fault(4)
 def test_stopped_ranks_resume_to_the_same_bits(root: Path):
     assert outcome(root / "stopped") == outcome(root / "even")
 
 
+@pytest.mark.fault(18)
 def test_a_loss_that_is_nan_on_one_rank_ends_both_and_names_the_samples_of_both(
     root: Path, ranks: list[dict[str, Any]]
 ):
@@ -105,6 +108,7 @@ def test_every_rank_validates_with_the_buffers_of_the_first(ranks: list[dict[str
     assert [rank["buffer"] for rank in ranks] == [5.0, 5.0]
 
 
+@pytest.mark.fault(21)
 def test_a_checkpoint_of_two_processes_is_refused_by_one(root: Path):
     with pytest.raises(RecordError, match="'processes' is 2 there and 1 here"):
         train_run(**rank_run(root / "two"))
@@ -163,6 +167,7 @@ def alone(files: Path, path: Path, world: int) -> dict[str, Any]:
         return train_on_files(files, path, batch_size=BATCH_SIZE * world)
 
 
+@pytest.mark.fault(20)
 def test_every_video_is_seen_exactly_once_per_epoch_over_all_processes(files: Path, world: int):
     shares = [rank["seen"] for rank in saw(files, world)]
     expected = Counter({f"v{number:02d}.avi": 1 for number in range(TRAINED)})
@@ -187,6 +192,7 @@ def test_processes_on_video_files_learn_what_one_learns_to_1e_5(
     assert many["samples_seen"] == one["samples_seen"] == TRAINED * EPOCHS
 
 
+@pytest.mark.fault(20)
 def test_equal_weights_score_equal_accuracy_in_any_number_of_processes(
     files: Path, tmp_path: Path, world: int
 ):

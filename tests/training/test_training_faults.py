@@ -41,25 +41,48 @@ def check_each_fault(report: dict[str, Any], *, ended: int = -signal.SIGKILL) ->
 
 
 @pytest.mark.slow
+@pytest.mark.fault(1)
+@pytest.mark.usefixtures("no_leaks")
 @pytest.mark.parametrize("mode", ["steps", "mixed"])
 def test_killed_before_any_micro_batch_a_run_resumes_to_the_same_bits(tmp_path: Path, mode: str):
     report = kill_everywhere(tmp_path, mode)
     assert len(report["faults"]) == 8
     check_each_fault(report)
+    # 2 steps lie between two checkpoints: what is done again is less than that.
+    assert max(fault["steps_lost"] for fault in report["faults"]) == 1
 
 
 @pytest.mark.slow
+@pytest.mark.fault(2)
+@pytest.mark.usefixtures("no_leaks")
 def test_killed_before_any_write_a_run_resumes_to_the_same_bits_and_leaves_nothing(tmp_path: Path):
     report = kill_everywhere(tmp_path, "writes")
     check_each_fault(report)
     assert sum(fault["left_by_fault"] > 0 for fault in report["faults"]) > 20
+    # At worst a save that was under way is lost, with the interval before it.
+    assert max(fault["steps_lost"] for fault in report["faults"]) == 2
 
 
 @pytest.mark.slow
+@pytest.mark.fault(5)
+@pytest.mark.usefixtures("no_leaks")
 def test_a_second_term_anywhere_in_the_save_lets_the_save_finish(tmp_path: Path):
     report = kill_everywhere(tmp_path, "terms")
     check_each_fault(report, ended=143)
     assert not any(fault["left_by_fault"] for fault in report["faults"])
+    assert all(fault["notes"] == ["fired", "left in order"] for fault in report["faults"])
+
+
+@pytest.mark.slow
+@pytest.mark.fault(5)
+@pytest.mark.usefixtures("no_leaks")
+def test_a_third_term_anywhere_in_the_save_leaves_at_once_and_the_checkpoint_before_stays_good(
+    tmp_path: Path,
+):
+    report = kill_everywhere(tmp_path, "third")
+    check_each_fault(report, ended=143)
+    assert all(fault["notes"] == ["fired"] for fault in report["faults"])
+    assert sum(fault["left_by_fault"] > 0 for fault in report["faults"]) > 5
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +92,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return outcome(path)
 
 
+@pytest.mark.fault(3)
+@pytest.mark.usefixtures("no_leaks")
 @pytest.mark.parametrize(("phase", "step"), [("train", 2), ("validate", 6)])
 def test_term_saves_at_the_next_safe_point_and_leaves_with_143(
     tmp_path: Path, reference: dict[str, Any], phase: str, step: int
@@ -103,6 +128,7 @@ def interrupt(path: Path, *, after: int) -> int:
     return read_slot(list_slots(path / "checkpoints")[0]).record["progress"]["step"]
 
 
+@pytest.mark.fault(3)
 def test_a_run_stopped_again_and_again_equals_the_uninterrupted_one(
     tmp_path: Path, reference: dict[str, Any]
 ):
@@ -130,6 +156,7 @@ def test_another_number_of_threads_on_resume_is_said(
     assert f"began with {threads} threads and goes on with {threads + 1}" in caplog.text
 
 
+@pytest.mark.fault(3)
 def test_a_stop_on_the_last_step_of_the_last_epoch_still_resumes_to_the_end(
     tmp_path: Path, reference: dict[str, Any]
 ):
@@ -149,6 +176,7 @@ class Greedy(nn.Module):
         return self.head(video_BTCHW.flatten(1)) + torch.empty(2**40).sum()
 
 
+@pytest.mark.fault(17)
 def test_out_of_memory_names_batch_frames_size_and_peak_and_changes_nothing(tmp_path: Path):
     limit = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (2**40, limit[1]))
@@ -163,6 +191,7 @@ def test_out_of_memory_names_batch_frames_size_and_peak_and_changes_nothing(tmp_
     assert "train.batch_size=2 with train.accumulate=6" in str(caught.value.hint)
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize(
     ("batch_size", "advice"),
     [

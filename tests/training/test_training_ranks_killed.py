@@ -16,6 +16,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.fault(1)
+@pytest.mark.fault(2)
+@pytest.mark.usefixtures("no_leaks")
 def test_a_rank_killed_before_any_micro_batch_or_write_changes_nothing(tmp_path: Path):
     command = [sys.executable, "-m", "tests.training.kill_ranks", str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

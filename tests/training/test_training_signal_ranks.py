@@ -30,6 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_every_window_is_seen_once_per_epoch_over_all_processes(root: Path, world: int):
     shares = [

@@ -205,6 +205,7 @@ class Fit:
         facts = {"seed": self.seed, "best_epoch": 1}
         save_model(self.folder.model, module, self.spec, self.classes, facts)
         results = plain(self._results(best, module))
+        results["model_sha256"] = results["best_weights_sha256"]
         write_json(self.folder.training_results, results)
         return results
 

@@ -104,10 +104,12 @@ class RankWatch:
         failure = self._failure(time.monotonic() - self._moved)
         print(f"error: {failure['message']}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=2, all_threads=True)
-        self._ranks.tell_failure(failure)
-        # The first rank leaves first: the end of another would wake it with a worse explanation.
-        time.sleep(self._patience.linger * (1.0 if self._ranks.is_first else 1.2))
-        self._leave(1)
+        try:
+            self._ranks.tell_failure(failure)
+        finally:
+            # The first rank leaves first: the end of another would wake it with a worse word.
+            time.sleep(self._patience.linger * (1.0 if self._ranks.is_first else 1.2))
+            self._leave(1)
 
     def _failure(self, still: float) -> dict[str, Any]:
         slowest = f", the slowest step took {self._slowest:.1f} s" if self._slowest else ""

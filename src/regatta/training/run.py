@@ -25,6 +25,7 @@ from regatta.models.contracts import HasPositions
 from regatta.models.parameters import set_training_mode
 from regatta.models.spec import ModelSpec
 from regatta.models.weights import save_model
+from regatta.records.predictions import file_hash
 from regatta.records.run_folder import RunFolder
 from regatta.training import checkpoint, guards, sharded
 from regatta.training.batches import Batch, BatchSource, open_batches
@@ -381,6 +382,7 @@ class TrainingRun:
                 seed=self.seed,
             )
         )
+        results["model_sha256"] = file_hash(self.folder.model / "model.safetensors")
         write_json(self.folder.training_results, results)
         return results
 

@@ -23,12 +23,12 @@ from regatta.evaluation.judge_images import (
 from regatta.evaluation.judged_parts import JudgeCost, ood_entry
 from regatta.evaluation.ood_sets import OodSet, ood_path, open_ood_sets
 from regatta.evaluation.predict import JudgedEntry
-from regatta.models.weights import load_model
 from regatta.records.conditions import IMAGE_PART
 from regatta.records.predictions import file_hash
 from regatta.records.run_folder import RunFolder
 from regatta.worker.image_parts import AnswersAll
 from regatta.worker.status_writer import StatusWriter
+from regatta.worker.trained_model import load_trained
 
 TOGETHER = 8
 """Models that are in memory at once: a study of fusions has dozens."""
@@ -122,7 +122,7 @@ def judge_image_runs(
 
 def image_entry(run: RunFolder, bench: ImageBench, device: torch.device) -> JudgedEntry:
     """A trained run as judging takes it; one that knows some classes answers over all."""
-    module, spec, classes = load_model(run.model)
+    module, spec, classes = load_trained(run)
     if classes != bench.manifest.classes:
         module = AnswersAll(module, classes, bench.manifest.classes)
     return JudgedEntry(

@@ -36,7 +36,6 @@ from regatta.evaluation.window_protocols import (
     resolve_window_protocol,
     signal_facts,
 )
-from regatta.models.weights import load_model
 from regatta.records.fingerprint import SETTINGS
 from regatta.records.predictions import UNKNOWN_FOLDER, file_hash, read_run_predictions
 from regatta.records.run_folder import RunFolder, StudyFolder
@@ -46,6 +45,7 @@ from regatta.worker.motion import measure_motion
 from regatta.worker.run_data import RunData, load_fold_data
 from regatta.worker.scene_judging import SceneBench, judge_scene_runs
 from regatta.worker.status_writer import StatusWriter
+from regatta.worker.trained_model import load_trained
 
 _DECODER_PACKAGE = {"pyav": "av", "torchcodec": "torchcodec"}
 
@@ -301,7 +301,7 @@ def _fingerprint(study: Study, manifest: Manifest, samples: Sequence[Sample]) ->
 
 
 def _entry(run: RunFolder, bench: Bench, device: torch.device) -> JudgedEntry:
-    module, spec, classes = load_model(run.model)
+    module, spec, classes = load_trained(run)
     if classes != bench.manifest.classes:
         raise RecordError("this model was trained on other classes", where=run.model)
     own: dict[str, Any] = {"weights": file_hash(run.model / "model.safetensors")}

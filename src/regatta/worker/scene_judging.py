@@ -28,11 +28,11 @@ from regatta.evaluation.predict import JudgedEntry
 from regatta.evaluation.scene_ood import OodScenes, open_ood_scenes
 from regatta.evaluation.scene_protocols import UNCHANGED, SceneProtocol, fit_protocol
 from regatta.evaluation.scene_truth import renders_again, write_scene_truth
-from regatta.models.weights import load_model
 from regatta.records.predictions import file_hash, read_run_predictions
 from regatta.records.run_folder import RunFolder
 from regatta.worker.scene_attention import attention_samples, write_attention
 from regatta.worker.status_writer import StatusWriter
+from regatta.worker.trained_model import load_trained
 
 SCENE_PART = 64
 """Scenes of a prediction file, at least: their pictures are in memory twice."""
@@ -105,7 +105,7 @@ def judge_scene_runs(
 
 
 def _entry(run: RunFolder, bench: SceneBench, device: torch.device) -> JudgedEntry:
-    module, spec, classes = load_model(run.model)
+    module, spec, classes = load_trained(run)
     if classes != bench.manifest.classes:
         raise RecordError("this model was trained on other classes", where=run.model)
     return JudgedEntry(

@@ -37,6 +37,7 @@ from regatta.worker.frozen_features import FrozenEncoder
 from regatta.worker.image_parts import check_image_size, manifest_of_part
 from regatta.worker.labels import training_counts
 from regatta.worker.run_data import RunData
+from regatta.worker.trained_model import check_model
 
 SPLITS = ("train", "validation")
 
@@ -129,8 +130,9 @@ def _take_experts(run: ImageRun, module: TakesExperts) -> None:
             hint="name one trained entry per expert, in their order",
         )
     for k, needed in enumerate(needs):
-        model = run.folder.run(needed).model
-        module.load_expert(k, read_state(model), source=model)
+        expert = run.folder.run(needed)
+        check_model(expert)
+        module.load_expert(k, read_state(expert.model), source=expert.model)
 
 
 def _adapted(train: TrainSection, module: FusionModel, run_spec: RunSpec) -> TrainSection:
