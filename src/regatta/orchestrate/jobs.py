@@ -73,10 +73,12 @@ def signs_of_life(job: Job, folder: StudyFolder, launcher: Launcher) -> object:
     """Anything that changes while the task works; compared, never read.
 
     A task that keeps no status of its own (preparing, every shard but the first) must use the CPU.
+    One that reads files shows life with each: a first batch may take long to gather.
     """
+    reading = [(held.path, held.since) for held in read_boards(job.task.in_hand)]
     files = [folder.run(run_id).status for run_id in job.task.run_ids]
     work = 0
     if not job.task.keeps_status:
         files, work = [job.task.log], launcher.work_done(job.task.id)
     stats = [path.stat() if path.is_file() else None for path in files]
-    return work, [(s.st_ino, s.st_mtime_ns, s.st_size) if s else None for s in stats]
+    return work, reading, [(s.st_ino, s.st_mtime_ns, s.st_size) if s else None for s in stats]

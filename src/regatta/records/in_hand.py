@@ -37,10 +37,12 @@ _TAIL_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class Held:
-    """A file that a thread had in hand. seconds: since its last sign of life."""
+    """A file that a thread had in hand. seconds: since its last sign of life, which came at
+    `since` by the clock of its machine."""
 
     path: str
     thread: int
+    since: float
     seconds: float
 
 
@@ -144,7 +146,7 @@ def _read(content: bytes, *, is_here: bool) -> list[Held]:
         thread, since, size = _SLOT.unpack_from(content, start)
         if thread:
             name = content[start + _SLOT.size :][: min(size, _SLOT_BYTES - _SLOT.size)]
-            found.append(Held(os.fsdecode(name), thread, now - since if is_here else 0.0))
+            found.append(Held(os.fsdecode(name), thread, since, now - since if is_here else 0.0))
     return found
 
 

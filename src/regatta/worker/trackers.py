@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Full, Queue
+from tempfile import TemporaryDirectory
 from threading import Lock, Thread, current_thread
 from typing import Any, Protocol, TextIO
 
@@ -158,6 +159,22 @@ class Mirrors:
         for feed in self._feeds.values():
             feed.wait(deadline)
         self._feeds.clear()
+        _sweep()
+
+
+def _sweep() -> None:
+    """Remove what W&B keeps among the temporary files until the interpreter ends: that of a worker
+    is left without ceremony."""
+    media = sys.modules.get("wandb.sdk.data_types._private")
+    artifacts = sys.modules.get("wandb.sdk.artifacts.artifact")
+    places = [
+        getattr(media, "MEDIA_TMP", None),
+        getattr(getattr(artifacts, "Artifact", None), "_TMP_DIR", None),
+    ]
+    for place in places:
+        if isinstance(place, TemporaryDirectory):
+            with suppress(OSError):
+                place.cleanup()
 
 
 class _Feed:
