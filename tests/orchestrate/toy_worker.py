@@ -16,7 +16,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from regatta.core.files import append_json_line, read_json, write_json, write_text
+from regatta.core.errors import RegattaError
+from regatta.core.files import append_json_line, keep_in_place, read_json, write_json, write_text
 from regatta.core.signals import StopFlag
 from regatta.records.metrics_stream import append_metrics
 from regatta.records.status import Status, read_status, this_process, write_status
@@ -146,6 +147,17 @@ def main() -> None:
         parser.add_argument(name)
     given = parser.parse_args()
     stop, study = StopFlag().install(), Path(given.study)
+    named = [study / "runs" / run for run in (given.runs or given.run or "").split(",") if run]
+    for folder in (study, *named):
+        keep_in_place(folder)
+    try:
+        work(given, study, stop)
+    except RegattaError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+
+
+def work(given: argparse.Namespace, study: Path, stop: StopFlag) -> None:
     if given.kind == "prepare":
         prepare(study, stop)
     elif given.kind == "train":

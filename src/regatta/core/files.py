@@ -91,6 +91,13 @@ def keep_in_place(folder: Path) -> None:
 
 def make_folders(folder: Path) -> None:
     """Create `folder` and what is missing above it.
+def require_in_place(folder: Path) -> None:
+    """Raise DiskError when a folder that was to be kept in place has vanished."""
+    inode = _kept_in_place.get(Path(folder).absolute())
+    if inode is not None and _inode(folder) != inode:
+        raise disk_error(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), folder)
+
+
 
     Raises:
         OSError: it cannot be made, or it lies below a folder that has vanished (`keep_in_place`).
@@ -98,14 +105,15 @@ def make_folders(folder: Path) -> None:
     if folder.is_dir():
         return
     folder = folder.absolute()
-    kept = next((k for k in _kept_in_place if k == folder or k in folder.parents), None)
-    if kept is None:
+    kept = [k for k in _kept_in_place if k == folder or k in folder.parents]
+    if not kept:
         folder.mkdir(parents=True, exist_ok=True)
         return
-    if _inode(kept) != _kept_in_place[kept]:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(kept))
-    below = kept
-    for part in folder.relative_to(kept).parts:
+    for above in kept:
+        if _inode(above) != _kept_in_place[above]:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(above))
+    below = max(kept, key=lambda above: len(above.parts))
+    for part in folder.relative_to(below).parts:
         below = below / part
         below.mkdir(exist_ok=True)
 

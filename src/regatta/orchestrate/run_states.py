@@ -129,18 +129,18 @@ def write_stopped(run: RunFolder, *, exit_code: int | None, was_running: bool) -
 
 
 def write_abandoned(run: RunFolder, failure: Failure) -> None:
-    """Of a run whose worker was ended because its supervisor could not go on; no word where the
-    same trouble forbids it."""
+    """Of a run whose supervisor could not go on; no word where the same trouble forbids it."""
+    before = status_of(run)
     fields = {
         **_CLEAN,
-        "state": "interrupted",
+        "state": "interrupted" if before.state in LIVE else resting_state(run),
         "cause": failure.cause,
         "message": f"its supervisor could not go on: {failure.message}",
         "next_step": failure.next_step,
         "exit_code": failure.exit_code,
     }
     with suppress(DiskError):
-        write_status(run.status, replace(status_of(run), **fields))
+        write_status(run.status, replace(before, **fields))
 
 
 def remember_in_run_json(run: RunFolder, **facts: Any) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from regatta.config.expand import protocol_id, trained_runs
 from regatta.config.schema import Study
 from regatta.core.errors import EnvironmentFault
-from regatta.core.files import keep_in_place
+from regatta.core.files import keep_in_place, require_in_place
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.causes import (
     STOPPED_CODES,
@@ -99,7 +99,7 @@ class Supervisor:
         """End what is at work, since nobody would look after it, and say why in its status."""
         self._launcher.close()
         for run in self._runs if self._speaks else ():
-            if status_of(run).state in LIVE:
+            if status_of(run).state in {"queued", *LIVE}:
                 write_abandoned(run, failure_of(error))
 
     def _run(self) -> int:
@@ -230,6 +230,7 @@ class Supervisor:
             self._check_silence()
         return self._jobs
 
+            require_in_place(self._folder.path)
     def _step(self) -> None:
         for ended in self._launcher.wait(TICK_SECONDS):
             self._on_end(self._jobs[ended.task_id], ended)
