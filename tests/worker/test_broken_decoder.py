@@ -15,7 +15,7 @@ from regatta.records.in_hand import Board, in_hand, read_boards, remove_boards
 from regatta.records.run_folder import StudyFolder
 from regatta.records.status import Status, read_status
 from tests.broken_here import broken_decoder, times_broken
-from tests.test_bad_input import STUDY, regatta, write_videos
+from tests.test_bad_input import STUDY, write_videos
 
 BAD = "0-train0.avi"
 
@@ -28,6 +28,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "s.yaml").write_text(study)
     write_videos(tmp_path / "videos", train=4)
     return tmp_path
+
+
+def regatta(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "regatta", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
 
 
 def statuses(home: Path) -> list[Status]:
@@ -70,7 +81,7 @@ def test_a_crash_while_training_names_the_file_and_is_tried_once_more(
 def test_a_hang_while_training_names_the_file_and_is_tried_once_more(
     home: Path, what: str, no_leaks: None
 ):
-    limit = ("--set", "launch.stall_seconds=6")
+    limit = ("--set", "launch.stall_seconds=25")
     with broken_decoder(home / "log", **{BAD: f"{what}@train"}) as log:
         told = regatta("train", "s.yaml", *limit, cwd=home)
         assert times_broken(log, BAD) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ STOPPED_CODES = frozenset({130, 143, -signal.SIGINT, -signal.SIGTERM})
 _NEVER_RETRIED = {2: "config", 3: "environment"}
 _RETRIED_CAUSES = frozenset({"crash", "stall", "killed", "port"})
 """Everything else was raised on purpose, and would be met again at the same place."""
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at, not written
 _TAIL_BYTES = 16_384
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _ERROR_LINE = re.compile(r"^(?:[\w.]*(?:Error|Exception|Fault|Interrupt|Exit)\b|error:)")
@@ -37,10 +39,14 @@ class Failure:
     """The file that a decoder crashed or hung on."""
 
     def after(self, before: Failure | None) -> Failure:
-        """This failure behind an earlier one of its task: a file is given one more chance."""
-        if self.file is None or before is None or before.file != self.file:
-            return self
-        return replace(self, message=f"{self.message}, for the second time", retry=False)
+        """This failure behind an earlier one of its task: a file is given one more chance, and who
+        is killed again is told of memory."""
+        if before is not None and self.file is not None and before.file == self.file:
+            return replace(self, message=f"{self.message}, for the second time", retry=False)
+        if before is not None and self.cause == before.cause == "killed" and not self.alone:
+            step = f"{RESUME}; if nobody killed it, memory may have run out: {_LESS_MEMORY}"
+            return replace(self, next_step=step)
+        return self
 
 
 def diagnose(
@@ -82,6 +88,8 @@ def diagnose(
     cause = (told and told.cause) or _NEVER_RETRIED.get(code, "crash")
     message = (told and told.message) or last_error_line(log, log_start) or f"exit code {code}"
     step = (told and told.next_step) or f"see {log}, then run the same command again"
+    if _FULL_SHARED_MEMORY.search(message) and _NO_ROOM.search(message):
+        step = _more_shared_memory()
     retry = cause in _RETRIED_CAUSES and code not in _NEVER_RETRIED
     return Failure(cause, message, step, code, retry=retry)
 
@@ -111,14 +119,33 @@ def _by_decoder(
         return Failure("decoder_hang", message, _ANOTHER_FILE, code, retry=True, file=path)
     crash = last_crash(log, log_start)
     found = [each for each in held if crash is not None and each.thread == crash.thread]
-    if crash is None or not found:
+    # A bus error is the mark of memory that a full disk does not back.
+    if crash is None or not found or crash.what.startswith("Bus"):
         return None
     path = found[0].path
     message = f"the decoder crashed on {path} ({crash.what})"
     return Failure("decoder_crash", message, _ANOTHER_FILE, code, retry=True, file=path)
 
 
-_LESS_MEMORY = "lower train.batch_size or launch.max_parallel, or set launch.memory_gib_per_run"
+_LESS_MEMORY = (
+    "lower train.frame_cache_gib, train.loader_threads, train.batch_size or launch.max_parallel "
+    "(fewer runs at once), or set launch.memory_gib_per_run"
+)
+_FULL_SHARED_MEMORY = re.compile(rf"{SHARED_MEMORY}|shared memory", re.IGNORECASE)
+_NO_ROOM = re.compile(r"no space|not enough|too small|insufficient|cannot allocate", re.IGNORECASE)
+
+
+def _more_shared_memory() -> str:
+    """The next step where shared memory is full, with its size here."""
+    try:
+        space = shutil.disk_usage(SHARED_MEMORY)
+        sizes = f" ({space.free / 2**20:.0f} of {space.total / 2**20:.0f} MiB are free)"
+    except OSError:
+        sizes = ""
+    return (
+        f"shared memory is too small{sizes}: start the container with --shm-size=1g, or: "
+        f"mount -o remount,size=1g {SHARED_MEMORY}"
+    )
 
 
 def _by_signal(ended: Ended, log: Path, log_start: int) -> Failure:
@@ -137,7 +164,7 @@ def _by_signal(ended: Ended, log: Path, log_start: int) -> Failure:
     message = f"ended by {name}" + (f"; last words: {line}" if line else "")
     step = f"see {log}"
     if number == signal.SIGBUS:
-        step = "shared memory (/dev/shm) or the disk is probably full: free it, then run again"
+        step = f"the disk is full, or {_more_shared_memory()}"
     return Failure("crash", message, step, ended.exit_code, retry=True)
 
 

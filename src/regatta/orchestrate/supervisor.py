@@ -34,6 +34,7 @@ from regatta.orchestrate.run_states import (
     write_stopped,
 )
 from regatta.orchestrate.snapshot import status_of
+from regatta.records.clip_pool import small_shared_memory
 from regatta.records.in_hand import BOARD_VARIABLE, read_boards, remove_boards
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.records.status import LIVE, read_status, write_status
@@ -171,6 +172,10 @@ class Supervisor:
             f"{self._study.name}: {', '.join(parts)} of {len(self._runs)} runs; "
             f"{self._launcher.describe()}"
         )
+        launch = self._study.launch
+        trouble = small_shared_memory(int(launch.share_gib * 2**30))
+        if trouble and launch.share and plan.of_kind("train"):
+            self._say(trouble)
 
     def _settle(self, plan: Plan) -> None:
         planned = plan.run_ids(*ALL_KINDS)
@@ -225,12 +230,12 @@ class Supervisor:
             if self._stop.requested:
                 self._stop_all()
                 break
+            require_in_place(self._folder.path)
             self._start_ready()
             self._step()
             self._check_silence()
         return self._jobs
 
-            require_in_place(self._folder.path)
     def _step(self) -> None:
         for ended in self._launcher.wait(TICK_SECONDS):
             self._on_end(self._jobs[ended.task_id], ended)

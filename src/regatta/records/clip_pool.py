@@ -99,6 +99,22 @@ def choose_root(study: Path, *, limit_bytes: int, shared_memory: Path = SHARED_M
     return in_memory if enough and os.access(shared_memory, os.W_OK) else in_study
 
 
+def small_shared_memory(limit_bytes: int, *, shared_memory: Path = SHARED_MEMORY) -> str | None:
+    """What to tell where shared clips must go through the disk; None where they need not."""
+    try:
+        space = os.statvfs(shared_memory)
+    except OSError:
+        return None
+    size = space.f_frsize * space.f_blocks
+    if size >= limit_bytes:
+        return None
+    return (
+        f"shared memory ({shared_memory}) has {size / 2**20:.0f} MiB and launch.share_gib asks for "
+        f"{limit_bytes / 2**20:.0f}: clips that runs share go through the disk; enlarge it "
+        f"(docker: --shm-size, or mount -o remount,size=... {shared_memory}) or lower it"
+    )
+
+
 def sweep_pool(study: Path, *, shared_memory: Path = SHARED_MEMORY) -> None:
     """Remove what dead members left; without a live one, the whole pool. Safe at any time."""
     for root in pool_roots(study, shared_memory=shared_memory):
