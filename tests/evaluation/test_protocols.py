@@ -188,7 +188,7 @@ def test_protocols_are_listed_with_options_without_importing_them():
         "temporal-grid-legacy coverage stride base",
         "trajectories conditions frames stride noise blur dropped camera distractors occluder "
         "views_missing crf controls ood disturbance_seed attention attention_samples explain "
-        "explain_endpoint explain_model explain_key_variable explain_timeout_seconds",
+        "explain_endpoint explain_model explain_timeout_seconds",
     ]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from regatta.core.errors import RunError
 from regatta.evaluation.explain import write_explanations
-from regatta.evaluation.wording import MARK, Asked, Wording, ask, problem_of, word
+from regatta.evaluation.wording import KEY_VARIABLE, MARK, Asked, Wording, ask, problem_of, word
 from tests.evaluation.test_explain import CAMERAS, SURE, TRACKS, predictions, seen
 
 FIELDS: dict[str, Any] = {
@@ -106,11 +106,11 @@ def says(text: Any) -> Answer:
 
 
 def wording(endpoint: str, seconds: float = 20.0) -> Wording:
-    return Wording(endpoint, "some-model", "KEY_OF_A_TEST", seconds)
+    return Wording(endpoint, "some-model", seconds)
 
 
 def test_the_fields_and_the_key_are_all_that_is_sent(monkeypatch):
-    monkeypatch.setenv("KEY_OF_A_TEST", "secret")
+    monkeypatch.setenv(KEY_VARIABLE, "secret")
     got: list[tuple[str, str | None, dict[str, Any]]] = []
 
     def note(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
@@ -119,8 +119,13 @@ def test_the_fields_and_the_key_are_all_that_is_sent(monkeypatch):
 
     with serving(note) as endpoint:
         assert ask(wording(endpoint), FIELDS) == "helical 0.91"
-        monkeypatch.delenv("KEY_OF_A_TEST")
+        monkeypatch.delenv(KEY_VARIABLE)
         ask(wording(endpoint), FIELDS)
+        # A study chooses the address: it must not get the key in clear text over a network.
+        monkeypatch.setenv(KEY_VARIABLE, "secret")
+        elsewhere = endpoint.replace("127.0.0.1", "127.1")
+        ask(wording(elsewhere), FIELDS)
+    assert [key for _, key, _ in got[1:]] == [None, None]
     path, key, body = got[0]
     assert (path, key) == ("/v1/chat/completions", "Bearer secret")
     assert body["model"] == "some-model"

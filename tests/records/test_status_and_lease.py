@@ -41,7 +41,7 @@ def dead_process() -> ProcessId:
 def test_status_reads_back_and_missing_is_pending(tmp_path: Path):
     path = tmp_path / "status.json"
     assert read_status(path).state == "pending"
-    written = write_status(path, Status(state="running", phase="train", step=3, process={"pid": 1}))
+    written = write_status(path, Status(state="running", step=3, process=asdict(this_process())))
     assert read_status(path) == written
     assert written.heartbeat > 0
 

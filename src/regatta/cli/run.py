@@ -203,17 +203,29 @@ def launch(
 
 def _launch(chosen: Chosen, how: _Launch, stop: StopFlag, crew: Crew | None) -> int:
     from regatta.cli.choose import notes_on
-    from regatta.orchestrate.finish import CLI_COMMAND, finish_study, report_is_current, report_page
     from regatta.orchestrate.slurm_study import refuse_other_settings
-    from regatta.orchestrate.snapshot import StudyReader
-    from regatta.orchestrate.watch import open_display
-    from regatta.records.run_folder import open_study
+    from regatta.records.run_folder import held_study
 
     notes = notes_on(chosen, trains="train" in how.only, ranks=crew.world if crew else 0)
-    study = chosen.study
     # Saving other settings would take them from under the jobs that are at work.
-    refuse_other_settings(chosen.folder, study)
-    folder = open_study(chosen.runs_root, study)
+    refuse_other_settings(chosen.folder, chosen.study)
+    with held_study(chosen.runs_root, chosen.study) as folder:
+        return _launch_held(folder, chosen, how, stop, crew, notes)
+
+
+def _launch_held(
+    folder: StudyFolder,
+    chosen: Chosen,
+    how: _Launch,
+    stop: StopFlag,
+    crew: Crew | None,
+    notes: Sequence[str],
+) -> int:
+    from regatta.orchestrate.finish import CLI_COMMAND, finish_study, report_is_current, report_page
+    from regatta.orchestrate.snapshot import StudyReader
+    from regatta.orchestrate.watch import open_display
+
+    study = chosen.study
     reader = StudyReader(folder)
     display = open_display(sys.stderr if how.as_json else sys.stdout)
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from regatta.core.errors import DataError, DiskError, RecordError
@@ -43,7 +44,8 @@ def atomic_path(
         content.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+    # Threads write too, and containers that share a disk number their processes alike.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{token_hex(4)}{PARTIAL_SUFFIX}")
     try:
         make_folders(path.parent)
         yield temporary
@@ -89,8 +91,6 @@ def keep_in_place(folder: Path) -> None:
     _kept_in_place[Path(folder).absolute()] = os.stat(folder).st_ino
 
 
-def make_folders(folder: Path) -> None:
-    """Create `folder` and what is missing above it.
 def require_in_place(folder: Path) -> None:
     """Raise DiskError when a folder that was to be kept in place has vanished."""
     inode = _kept_in_place.get(Path(folder).absolute())
@@ -98,6 +98,8 @@ def require_in_place(folder: Path) -> None:
         raise disk_error(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), folder)
 
 
+def make_folders(folder: Path) -> None:
+    """Create `folder` and what is missing above it.
 
     Raises:
         OSError: it cannot be made, or it lies below a folder that has vanished (`keep_in_place`).

@@ -98,7 +98,6 @@ def trajectories_protocol(
     explain: bool = False,
     explain_endpoint: str | None = None,
     explain_model: str = "",
-    explain_key_variable: str = "OPENAI_API_KEY",
     explain_timeout_seconds: float = 20.0,
 ) -> SceneProtocol:
     """Scenes with frames taken away, pictures disturbed, cameras moved, and other motion.
@@ -123,7 +122,7 @@ def trajectories_protocol(
         ood: radius, turns, small-rise, figure-eight; all or none of them.
         attention, attention_samples: maps of what was looked at.
         explain: a text per sample from measured numbers. An OpenAI-compatible endpoint may word
-            it; its key is read from the environment, and without an endpoint nothing is sent.
+            it, with the key that REGATTA_EXPLAIN_KEY holds; without an endpoint nothing is sent.
     Raises:
         ConfigError: a level out of range or given twice.
     """
@@ -144,9 +143,7 @@ def trajectories_protocol(
         raise _refused("attention_samples", "maps of no sample show nothing", "give 1 or more")
     wording = None
     if explain_endpoint is not None:
-        wording = Wording(
-            explain_endpoint, explain_model, explain_key_variable, explain_timeout_seconds
-        )
+        wording = Wording(explain_endpoint, explain_model, explain_timeout_seconds)
     alone = [*(["occluder"] if occluder else [])]
     alone += ["single-frame", "shuffled-frames"] if controls else []
     listed = [CLEAN, *(_listed(levels, alone) if conditions == "all" else [])]

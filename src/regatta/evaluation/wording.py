@@ -37,14 +37,17 @@ _NUMBER_WORDS = re.compile(
 )
 
 
+KEY_VARIABLE = "REGATTA_EXPLAIN_KEY"
+"""One name of our own: a study that could name any variable could send any secret away."""
+
+
 @dataclass(frozen=True)
 class Wording:
-    """endpoint: "http://host/v1". The key is read from the environment variable `key_variable`
-    when it is set; it is written nowhere."""
+    """endpoint: "https://host/v1". The key is read from the variable `KEY_VARIABLE` when that is
+    set, goes to this machine or through https alone, and is written nowhere."""
 
     endpoint: str
     model: str
-    key_variable: str = "OPENAI_API_KEY"
     timeout_seconds: float = 20.0
 
     def __post_init__(self) -> None:
@@ -119,8 +122,8 @@ def ask(wording: Wording, fields: Mapping[str, Any]) -> str:
         ],
     }
     headers = {"Content-Type": "application/json"}
-    key = os.environ.get(wording.key_variable)
-    if key:
+    key = os.environ.get(KEY_VARIABLE)
+    if key and _keeps_secrets(wording.endpoint):
         headers["Authorization"] = f"Bearer {key}"
     request = urllib.request.Request(  # noqa: S310 (the scheme is checked in Wording)
         f"{wording.endpoint.rstrip('/')}/chat/completions",
@@ -137,6 +140,12 @@ def ask(wording: Wording, fields: Mapping[str, Any]) -> str:
     if not isinstance(reply, str):
         raise RunError("the answer has no text", where=wording.endpoint)
     return " ".join(reply.split())
+
+
+def _keeps_secrets(endpoint: str) -> bool:
+    """Whether nobody on the way can read what is sent there."""
+    parts = urlsplit(endpoint)
+    return parts.scheme == "https" or parts.hostname in ("localhost", "127.0.0.1", "::1")
 
 
 def _read(request: urllib.request.Request, seconds: float) -> bytes:

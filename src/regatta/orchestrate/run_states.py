@@ -166,7 +166,10 @@ def discard_run(run: RunFolder) -> None:
         DiskError.
     """
     try:
-        # The marker goes first: if deleting is cut short, the run counts as untrained.
+        # The markers go first: if deleting is cut short, the run counts as not judged, then as
+        # untrained. Old predictions must never stand beside new weights.
+        for marker in run.path.glob("predictions/*/complete.json"):
+            marker.unlink()
         run.training_results.unlink(missing_ok=True)
         for path in run.path.iterdir():
             if path.is_dir() and not path.is_symlink():

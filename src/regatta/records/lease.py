@@ -1,28 +1,52 @@
 """One launcher per study: a lease file with host, process and boot, reclaimed only when provably
-dead."""
+dead.
+
+Its holder also keeps the file locked, which the kernel ends with the process: that tells the
+living from the dead across containers of one machine, whose numbers of processes mean nothing to
+each other.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from secrets import token_hex
 
 from regatta.core.errors import LeaseHeldError
 from regatta.core.files import disk_error
 from regatta.core.json_text import parse_json
-from regatta.records.status import ProcessId, this_process
+from regatta.records.status import ProcessId, boot_id, this_process
+
+GATE_SECONDS = 10.0
+"""Longest wait for launches that look at the same lease; each takes milliseconds."""
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF)
+"""What disks answer that have no locks, or none on folders."""
 
 
 def holder(path: Path) -> ProcessId | None:
-    """Who holds the lease, or None when it is free or its file is torn."""
+    """Who holds the lease, or None when it is free or its file is torn.
+
+    Raises:
+        LeaseHeldError: there is a lease, and it cannot be read.
+    """
     try:
         return ProcessId.parse(parse_json(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return None
+    except OSError as error:
+        raise LeaseHeldError(
+            f"the lease of this study cannot be read: {error.strerror or error}",
+            where=path,
+            hint="another user may be running it; make the file readable, or use another --runs",
+        ) from error
 
 
 def refuse_if_held(path: Path) -> None:
@@ -34,42 +58,89 @@ def refuse_if_held(path: Path) -> None:
 
 @contextmanager
 def study_lease(path: Path) -> Iterator[None]:
-    """Hold the lease at `path` for the length of the block.
+    """Hold the lease at `path` for the length of the block; a block inside one holds it too.
 
     Raises:
-        LeaseHeldError: a live process, or one on another host, holds it.
+        LeaseHeldError: a live process, or one of which that cannot be told, holds it.
+        DiskError: it cannot be written.
     """
-    _acquire(path)
+    if holder(path) == this_process():
+        yield
+        return
+    lock = _acquire(path)
     try:
         yield
     finally:
-        if holder(path) == this_process():
-            path.unlink(missing_ok=True)
+        # On a disk that lets nothing be removed any more, it is free once this process has ended.
+        with suppress(OSError, LeaseHeldError):
+            if holder(path) == this_process():
+                path.unlink(missing_ok=True)
+        os.close(lock)
 
 
-def _acquire(path: Path) -> None:
+def _acquire(path: Path) -> int:
+    """Take the lease; the descriptor that keeps it locked."""
     mine = json.dumps(asdict(this_process()))
     own_file = _own_name(path)
     try:
         own_file.write_text(mine, encoding="utf-8")
-        for _ in range(2):
-            try:
-                # A link is created whole or not at all, so a reader never sees a half-written
-                # lease.
-                os.link(own_file, path)
-                return
-            except FileExistsError:
-                _bury(path)
-        raise _same_moment(path)
+        lock = os.open(own_file, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            _lock(lock)
+            with _one_at_a_time(path.parent):
+                _link(own_file, path)
+        except BaseException:
+            os.close(lock)
+            raise
+        return lock
     except OSError as error:
         raise disk_error(error, path) from error
     finally:
         own_file.unlink(missing_ok=True)
 
 
+def _link(own_file: Path, path: Path) -> None:
+    for _ in range(2):
+        try:
+            # A link is created whole or not at all, so a reader never sees a half-written lease.
+            os.link(own_file, path)
+            return
+        except FileExistsError:
+            _bury(path)
+    raise _same_moment(path)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Of launches on machines whose disk knows locks, one looks at a lease and takes it."""
+    gate = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + GATE_SECONDS
+        while not _lock(gate):
+            if time.monotonic() > deadline:
+                raise _same_moment(folder)
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(gate)
+
+
+def _lock(descriptor: int) -> bool:
+    """False when somebody else has it locked; True also where the disk knows no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
 def _own_name(path: Path, mark: str = "") -> Path:
     """A name beside the lease that no other process has, on whatever host."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{mark}")
+    # Hosts and containers may share their names, and number their processes alike.
+    return path.with_name(f".{path.name}.{os.getpid()}-{token_hex(6)}{mark}")
 
 
 def _bury(path: Path) -> None:
@@ -96,10 +167,33 @@ def _same_moment(path: Path) -> LeaseHeldError:
 
 
 def _refuse_unless_dead(other: ProcessId | None, path: Path) -> None:
-    if other is not None and other.is_alive() is not False:
-        raise LeaseHeldError(
-            f"this study is being run by process {other.pid} on {other.host}",
-            where=path,
-            hint="watch it with: regatta watch; stop it with: regatta stop"
-            + ("" if other.is_alive() else "; if that host is gone, delete the lease file"),
-        )
+    if other is None or _is_alive(other, path) is False:
+        return
+    raise LeaseHeldError(
+        f"this study is being run by process {other.pid} on {other.host}",
+        where=path,
+        hint="watch it with: regatta watch; stop it with: regatta stop"
+        + ("" if other.is_alive() else "; if that host is gone, delete the lease file"),
+    )
+
+
+def _is_alive(other: ProcessId, path: Path) -> bool | None:
+    """As `ProcessId.is_alive`; of a process in another container of this machine the lock on its
+    lease tells."""
+    seen = other.is_alive()
+    same_kernel = other.host == socket.gethostname() and other.boot == boot_id() != ""
+    return seen if seen is not None or not same_kernel else _is_locked(path)
+
+
+def _is_locked(path: Path) -> bool | None:
+    """None where that cannot be asked."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    return False

@@ -12,6 +12,8 @@ runs/<study>/
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from regatta.core.files import (
     write_json,
     write_text,
 )
-from regatta.records.lease import refuse_if_held
+from regatta.records.lease import refuse_if_held, study_lease
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,18 @@ class StudyFolder:
 
 
 def open_study(runs_root: Path, study: Study) -> StudyFolder:
-    """Create or reopen the folder of `study` and write the resolved study and each run's facts.
+    """Create or reopen the folder of `study` and write the resolved study and each run's facts;
+    errors as of `held_study`."""
+    with held_study(runs_root, study) as folder:
+        return folder
+
+
+@contextmanager
+def held_study(runs_root: Path, study: Study) -> Iterator[StudyFolder]:
+    """`open_study`, with the study's lease from before the first write to the end of the block.
+
+    Its workers read study.yaml when they start: of two launches with different settings only the
+    one that runs them may write it.
 
     Raises:
         ForeignFolderError: the folder holds another study, or something else.
@@ -215,13 +228,13 @@ def open_study(runs_root: Path, study: Study) -> StudyFolder:
     """
     folder = StudyFolder(Path(runs_root) / study.name)
     check_ours(folder, study)
-    # Its workers read study.yaml when they start: other settings would break them half-way.
     refuse_if_held(folder.lease)
     ensure_writable(folder.path)
-    write_text(folder.study_yaml, dump_study(study))
-    for spec in trained_runs(study):
-        _open_run(folder.run(spec.run_id), spec)
-    return folder
+    with study_lease(folder.lease):
+        write_text(folder.study_yaml, dump_study(study))
+        for spec in trained_runs(study):
+            _open_run(folder.run(spec.run_id), spec)
+        yield folder
 
 
 def check_ours(folder: StudyFolder, study: Study) -> None:
@@ -244,10 +257,15 @@ def check_ours(folder: StudyFolder, study: Study) -> None:
     place = existing_parent(folder.path)
     if not place.is_dir():
         raise DiskError("a file stands where a folder is needed", where=place, hint=hint)
-    if place == folder.path.absolute() and any(folder.path.iterdir()):
+    if place == folder.path.absolute() and any(map(_is_foreign, folder.path.iterdir())):
         raise ForeignFolderError(
             "this folder is not empty and is not a study of ours", where=folder.path, hint=hint
         )
+
+
+def _is_foreign(path: Path) -> bool:
+    """A launch that was killed while it took the lease leaves nothing but that."""
+    return not path.name.lstrip(".").startswith("lease.json")
 
 
 def _open_run(run: RunFolder, spec: RunSpec) -> None:

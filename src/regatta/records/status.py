@@ -39,20 +39,27 @@ class ProcessId:
     started: str
     """Start time in clock ticks since boot, from /proc; empty where there is no /proc."""
     boot: str
+    space: str = ""
+    """In which numbers of processes are counted: each container has its own."""
 
     @classmethod
     def parse(cls, record: Any) -> ProcessId:
         """What `asdict` wrote; ValueError for anything else."""
-        wanted = {"host": str, "pid": int, "started": str, "boot": str}
-        if not isinstance(record, dict) or {k: type(v) for k, v in record.items()} != wanted:
+        wanted = {"host": str, "pid": int, "started": str, "boot": str, "space": str}
+        if not isinstance(record, dict) or (
+            {"space": str} | {k: type(v) for k, v in record.items()} != wanted
+        ):
             raise ValueError("it names no process")
         if record["pid"] < 1:
             raise ValueError(f"there is no process {record['pid']}")
         return cls(**record)
 
     def is_alive(self) -> bool | None:
-        """True or False on this machine; None when the process lives (or lived) on another host."""
-        if self.host != socket.gethostname():
+        """True or False where that can be seen from here; None for a process on another host or in
+        another container."""
+        if self.host != socket.gethostname() or not _is_visible():
+            return None
+        if self.boot == boot_id() and self.space not in ("", process_space()):
             return None
         return self.boot == boot_id() and self.started == process_start(self.pid) != ""
 
@@ -62,17 +69,33 @@ def this_process() -> ProcessId:
 
 
 def process_identity(pid: int) -> ProcessId:
-    return ProcessId(socket.gethostname(), pid, process_start(pid), boot_id())
+    return ProcessId(socket.gethostname(), pid, process_start(pid), boot_id(), process_space())
 
 
 def process_start(pid: int) -> str:
     """Start ticks of a live process, or "" when there is none (a zombie counts as none)."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        # Bytes: a process may call itself anything.
+        content = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return ""
-    after_name = text.rpartition(")")[2].split()
+    after_name = content.rpartition(b")")[2].decode("ascii").split()
     return "" if after_name[0] in "ZX" else after_name[19]
+
+
+@cache
+def process_space() -> str:
+    """Names the set in which this process's number is counted; "" where that is not known."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+@cache
+def _is_visible() -> bool:
+    """Whether this machine shows its processes at all."""
+    return bool(process_start(os.getpid()))
 
 
 @cache
