@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, replace
 from typing import Any
 
 from regatta.config.expand import data_settings
 from regatta.config.schema import Study
 from regatta.core.errors import DataError
-from regatta.core.files import write_json
+from regatta.core.files import disk_error, sync_folder, write_json
 from regatta.core.registry import SOURCES
 from regatta.core.signals import StopFlag
 from regatta.data.image_store import build_images
@@ -51,8 +52,6 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
         manifest, images = build_images(study.data, study.partition)
         store, short = None, dict.fromkeys(needed_frames, 0)
         check_image_entries(study, images, manifest)
-        if study.partition is not None:
-            write_partition(folder.splits, manifest, images.parts, study.partition)
     elif kind == "scene":
         manifest, store = _scan_scenes(folder, study, stop, status), None
         short = dict.fromkeys(needed_frames, 0)
@@ -61,19 +60,49 @@ def prepare(folder: StudyFolder, stop: StopFlag, status: StatusWriter) -> None:
         manifest, short = _settle_short_clips(study, manifest, needed_frames)
     check_splits(study, manifest)
     check_begun_runs(folder, manifest)
+    _forget(folder, kind)
     if store is not None:
         store.save(folder.windows)
     if images is not None:
         images.save(folder.images)
+        if study.partition is not None:
+            write_partition(folder.splits, manifest, images.parts, study.partition)
     manifest.save(folder.manifest)
     write_json(folder.data_json, _data_facts(study, manifest, short))
     status.end(state="done", phase="")
+
+
+def _forget(folder: StudyFolder, kind: str) -> None:
+    """Take away what says that data are prepared, then the stores of other kinds of data.
+
+    Killed from now on, this leaves data that no settings claim, not those of two settings mixed.
+
+    Raises:
+        DiskError: the folder cannot be written.
+    """
+    others = {"signal": folder.windows, "image": folder.images, "scene": folder.scenes}
+    others.pop(kind, None)
+    if kind != "image":
+        others["lists of images"] = folder.splits
+    try:
+        if folder.data_json.exists():
+            folder.data_json.unlink()
+            sync_folder(folder.path)
+        for path in others.values():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise disk_error(error, folder.data_json) from error
 
 
 def _scan_scenes(
     folder: StudyFolder, study: Study, stop: StopFlag, status: StatusWriter
 ) -> Manifest:
     check_scene_settings(study)
+    # Pictures are written while they are read.
+    _forget(folder, "scene")
     manifest, store = build_scenes(
         study.data,
         folder.scenes,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from regatta.config.expand import RunSpec
 from regatta.core.errors import RecordError
+from regatta.core.files import read_json_object
+from regatta.core.registry import SOURCES
 from regatta.data.image_store import ImageStore
 from regatta.data.manifest import Manifest
 from regatta.data.scene_store import SceneStore
@@ -43,13 +46,37 @@ def load_run_data(folder: StudyFolder, run_spec: RunSpec) -> RunData:
     """Read what `prepare` wrote, as this run sees it.
 
     Raises:
-        RecordError: a file is missing or damaged.
+        RecordError: a file is missing or damaged, or they are not of one preparation.
     """
-    manifest = Manifest.load(folder.manifest).of_fold(run_spec.fold)
-    store = WindowStore.load(folder.windows) if folder.windows.is_file() else None
-    images = ImageStore.load(folder.images) if folder.images.is_file() else None
-    scenes = SceneStore.load(folder.scenes) if folder.scenes.is_dir() else None
+    facts, manifest = read_json_object(folder.data_json), Manifest.load(folder.manifest)
+    if manifest.hash() != facts.get("manifest_hash"):
+        raise RecordError(
+            "the manifest is not the one that data.json describes: reading the data was cut short",
+            where=folder.data_json,
+            hint="delete data.json, then run the study again: the data are read anew",
+        )
+    manifest = manifest.of_fold(run_spec.fold)
+    # By kind, not by what lies there: a store of data read before decides nothing.
+    kind = SOURCES.listed[folder.study().data.source].kind
+    store = WindowStore.load(folder.windows) if kind == "signal" else None
+    images = ImageStore.load(folder.images) if kind == "image" else None
+    scenes = SceneStore.load(folder.scenes) if kind == "scene" else None
+    for kept, path in ((store, folder.windows), (images, folder.images), (scenes, folder.scenes)):
+        if kept is not None:
+            _check_ids(kept.ids, manifest, path)
     return RunData(manifest, store, images, scenes)
+
+
+def _check_ids(ids: Sequence[str], manifest: Manifest, path: Path) -> None:
+    """Refuse a store that was put in the place of the one that was made with the manifest."""
+    lacking = {sample.sample_id for sample in manifest.samples} - set(ids)
+    if lacking:
+        raise RecordError(
+            f"it lacks {len(lacking)} samples of manifest.parquet, for example {min(lacking)}: it "
+            "was made from other data",
+            where=path,
+            hint="delete it and manifest.parquet, then run the study again",
+        )
 
 
 def load_fold_data(folder: StudyFolder, run_ids: Sequence[str]) -> RunData:
