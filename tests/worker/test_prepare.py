@@ -88,7 +88,8 @@ def test_killed_between_its_writes_no_mixture_counts_as_prepared(tmp_path: Path)
             folder = prepared(tmp_path, first)
         found = of_first_run(folder)
         assert found.manifest.hash() == expected.manifest.hash(), f"after change {change}"
-        assert found.store is not None and expected.store is not None
+        assert found.store is not None
+        assert expected.store is not None
         assert torch.equal(found.store.signals, expected.store.signals)
         change += 1
     # Away with data.json; then windows, manifest and data.json are put in place.
@@ -99,7 +100,7 @@ def test_a_manifest_that_data_json_does_not_describe_is_refused(tmp_path: Path) 
     folder = prepared(tmp_path, signals(tmp_path))
     facts = read_json(folder.data_json)
     write_json(folder.data_json, {**facts, "manifest_hash": "0" * 64})
-    with pytest.raises(RecordError, match="not the one that data.json describes") as caught:
+    with pytest.raises(RecordError, match=r"not the one that data\.json describes") as caught:
         of_first_run(folder)
     assert "delete data.json" in str(caught.value)
 
@@ -113,4 +114,5 @@ def test_data_of_another_kind_read_before_decide_nothing(tmp_path: Path) -> None
     # As a version left it that removed nothing.
     folder.images.write_bytes(stale)
     found = of_first_run(folder)
-    assert found.store is not None and found.images is None and found.scenes is None
+    assert found.store is not None
+    assert (found.images, found.scenes) == (None, None)
