@@ -24,6 +24,7 @@ from regatta.orchestrate.slurm_study import refuse_while_submitted
 from regatta.orchestrate.supervisor import Supervisor
 from regatta.records.clip_pool import sweep_pool
 from regatta.records.lease import study_lease
+from regatta.records.leftovers import sweep_partials
 from regatta.records.run_folder import StudyFolder
 
 Say = Callable[[str], None]
@@ -111,6 +112,7 @@ def run_study(
         finally:
             launcher.close()
             sweep_pool(folder.path)
+            sweep_partials(folder.path / "runs")
         if then is None:
             return code
         return stop.exit_code if stop.requested else then(code)

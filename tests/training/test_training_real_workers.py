@@ -1,0 +1,96 @@
+"""Real workers on tiny studies of every kind of data: killed or stopped anywhere, then the same
+weights, metrics and predictions as undisturbed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+KINDS = ["video", "image", "signal", "scene", "fusion"]
+
+
+def real_workers(folder: Path, kind: str, mode: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.training.real_workers", str(folder), kind, mode]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=1500
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check_kills(report: dict[str, Any]) -> None:
+    assert report["reference"]["predictions"]
+    assert report["faults"]
+    for name, fault in report["faults"].items():
+        assert fault["ended"] == -signal.SIGKILL, f"{name} did not fire"
+        assert set(fault["finished"]) == {0}, name
+        assert fault["outcome"] == report["reference"], name
+        # Half a part of predictions stays until the supervisor sweeps, who alone may.
+        assert all(path.startswith("predictions/") for path in fault["left"]), name
+
+
+def check_terms(report: dict[str, Any]) -> None:
+    for name, fault in report["faults"].items():
+        assert fault["ended"] == 143, f"{name} did not end as stopped"
+        # In its own time: beside other work on few cores the clock on the wall runs faster.
+        assert fault["cpu"] <= 5, name
+        assert fault["wall"] <= 60, name
+        assert (fault["status"]["state"], fault["status"]["cause"]) == ("interrupted", "stopped")
+        assert set(fault["finished"]) == {0}, name
+        assert fault["outcome"] == report["reference"], name
+        assert fault["left"] == [], name
+
+
+@pytest.mark.slow
+@pytest.mark.fault(1)
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("kind", ["signal", "fusion"])
+def test_a_killed_worker_leaves_weights_metrics_and_predictions_as_undisturbed(
+    tmp_path: Path, kind: str
+):
+    report = real_workers(tmp_path, kind, "kill")
+    assert len(report["faults"]) == 2
+    check_kills(report)
+
+
+@pytest.mark.soak
+@pytest.mark.fault(1)
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_worker_killed_at_any_step_leaves_weights_metrics_and_predictions_as_undisturbed(
+    tmp_path: Path, kind: str
+):
+    report = real_workers(tmp_path, kind, "kill-all")
+    at_steps = [name for name in report["faults"] if name.startswith("step")]
+    assert len(at_steps) == report["reference"]["steps"] >= 4
+    check_kills(report)
+
+
+@pytest.mark.slow
+@pytest.mark.fault(3)
+@pytest.mark.usefixtures("no_leaks")
+def test_term_in_any_phase_of_a_worker_saves_and_leaves_within_5_s_and_resumes_exactly(
+    tmp_path: Path,
+):
+    report = real_workers(tmp_path, "video", "term")
+    assert list(report["faults"]) == ["scan", "warm-up", "train", "validate", "judge"]
+    check_terms(report)
+
+
+@pytest.mark.soak
+@pytest.mark.fault(3)
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("kind", ["image", "signal", "scene", "fusion"])
+def test_term_in_any_phase_on_any_kind_of_data_saves_and_leaves_within_5_s_and_resumes_exactly(
+    tmp_path: Path, kind: str
+):
+    report = real_workers(tmp_path, kind, "term")
+    assert len(report["faults"]) >= 4
+    check_terms(report)
