@@ -4,6 +4,7 @@ is refused before anything is written."""
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from regatta.config.expand import protocol_id
 from regatta.config.load import dump_study, study_from_mapping
 from regatta.core.errors import ConfigError, LeaseHeldError, RecordError, RegattaError
 from regatta.core.files import read_json, write_json, write_text
+from regatta.core.locks import own_folder
 from regatta.records.predictions import RunPredictions
 from regatta.records.run_folder import StudyFolder
 from regatta.records.status import process_identity
@@ -628,6 +630,32 @@ def test_import_that_is_killed_leaves_the_old_or_the_new_entry_and_no_other(tmp_
     folder = imported(tmp_path, f"a={paths[0]}")
     assert len(list(folder.path.rglob("part-*.parquet"))) == 1
     assert not list(tmp_path.rglob(".import-*"))
+
+
+def test_imports_of_other_studies_at_the_same_time_leave_each_other_alone(tmp_path: Path) -> None:
+    path = export_npz(tmp_path / "f.npz", predictions_of(built(tmp_path, samples=48), "videomae"))
+    runs = tmp_path / "runs"
+    with own_folder(runs, ".import-a-b-") as longer, own_folder(runs, ".import-a-") as same:
+        imported(tmp_path, f"e={path}", name="a")
+        assert longer.is_dir()
+        assert same.is_dir()
+    child = subprocess.run([sys.executable, "-c", KILLED_IMPORT, str(runs)], check=False)
+    assert child.returncode == -signal.SIGKILL
+    (left,) = runs.glob(".import-*")
+    imported(tmp_path, f"e={path}", name="other")
+    assert left.is_dir()
+    shutil.rmtree(runs / "a")
+    imported(tmp_path, f"e={path}", name="a")
+    assert not left.exists()
+
+
+KILLED_IMPORT = """
+import os, signal, sys
+from pathlib import Path
+from regatta.core.locks import own_folder
+with own_folder(Path(sys.argv[1]), ".import-a-"):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def test_full_disk_leaves_the_old_entry(tmp_path: Path) -> None:

@@ -17,11 +17,14 @@ from regatta.cli.main import app
 from regatta.config.expand import protocol_id
 from regatta.core.errors import ConfigError, DiskError, ForeignFolderError, RecordError
 from regatta.core.files import read_json, write_json
+from regatta.core.locks import own_folder
 from regatta.records.predictions import file_hash
 from regatta.records.run_folder import StudyFolder
 from regatta.report.model_export import export_models
 from tests.analysis.build import build_judged_study
 
+BEYOND_ALL_PROCESSES = 2**22 + 1
+"""No Linux numbers a process so."""
 FILES = [
     "README.md",
     "config.json",
@@ -183,10 +186,26 @@ def test_an_export_that_was_killed_leaves_the_older_one_and_is_cleared_next_time
     (model,) = export_models(simulated, out, entries=["vivit"])
     # Killed between its two renames, with its own new folder half written.
     os.replace(model.path, out / ".fine_tuned_vivit_rotors.previous.partial")
-    (out / ".fine_tuned_vivit_rotors.77.partial").mkdir()
+    (out / f".fine_tuned_vivit_rotors.{BEYOND_ALL_PROCESSES}.partial").mkdir()
     (again,) = export_models(simulated, out, entries=["vivit"])
     assert os.listdir(out) == [again.path.name]
     assert sorted(os.listdir(again.path)) == FILES
+
+
+def test_an_export_leaves_alone_what_a_live_one_writes(
+    simulated: StudyFolder, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (model,) = export_models(simulated, out, entries=["vivit"])
+    with own_folder(out, f".{model.path.name}.", ".partial") as live:
+        # As if it were written in a container whose numbers mean nothing here.
+        foreign = out / f".{model.path.name}.{BEYOND_ALL_PROCESSES}-0123abcd.partial"
+        live.rename(foreign)
+        (foreign / "model.safetensors").write_text("half")
+        export_models(simulated, out, entries=["vivit"])
+        assert (foreign / "model.safetensors").read_text() == "half"
+    export_models(simulated, out, entries=["vivit"])
+    assert os.listdir(out) == [model.path.name]
 
 
 def test_a_place_that_cannot_be_written_is_a_disk_error(

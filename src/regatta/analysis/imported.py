@@ -4,7 +4,6 @@ written. Nothing that is there is touched before every file has passed.
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from regatta.config.load import dump_study, study_from_mapping
 from regatta.config.schema import IMPORTED, Study
 from regatta.core.errors import ConfigError, DataError
 from regatta.core.files import disk_error, ensure_writable, read_json, write_text
+from regatta.core.locks import own_folder, sweep_own_folders
 from regatta.records.class_counts import CLASS_UNIT, read_class_counts, unit_of
 from regatta.records.fingerprint import UNKNOWN, check_known, check_same_conditions
 from regatta.records.import_store import (
@@ -332,32 +332,36 @@ def _write(
     folder: StudyFolder, before: Study | None, study: Study, fitted: Sequence[_Fitted]
 ) -> None:
     """Stage everything, then put it in place; a new study appears whole or not at all."""
-    ensure_writable(folder.path.parent)
-    place, staged = folder, list[Staged]()
-    if before is None:
-        for left in folder.path.parent.glob(f"{STAGE}{study.name}-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        place = StudyFolder(folder.path.parent / f"{STAGE}{study.name}-{os.getpid()}")
+    parent, prefix = folder.path.parent, f"{STAGE}{study.name}-"
+    ensure_writable(parent)
+    try:
+        if before is not None:
+            _fill(folder, study, fitted)
+        else:
+            sweep_own_folders(parent, prefix)
+            with own_folder(parent, prefix) as place:
+                _fill(StudyFolder(place), study, fitted)
+                place.rename(folder.path)
+    except OSError as error:
+        raise disk_error(error, folder.path) from error
+    if before is not None:
+        kept = {spec.run_id for spec in expand_study(study)}
+        for spec in expand_study(before):
+            if spec.entry.is_imported and spec.run_id not in kept:
+                shutil.rmtree(folder.run(spec.run_id).path, ignore_errors=True)
+
+
+def _fill(place: StudyFolder, study: Study, fitted: Sequence[_Fitted]) -> None:
+    staged = list[Staged]()
     try:
         for each in fitted:
             staged.append(_stage(place, study, each))
         for each in staged:
             put_in_place(each)
         write_text(place.study_yaml, dump_study(study))
-        if place is not folder:
-            place.path.rename(folder.path)
-    except OSError as error:
-        raise disk_error(error, folder.path) from error
     finally:
-        if place is not folder:
-            shutil.rmtree(place.path, ignore_errors=True)
         for each in staged:
             tidy(each.run, each.folder)
-    if before is not None:
-        kept = {spec.run_id for spec in expand_study(study)}
-        for spec in expand_study(before):
-            if spec.entry.is_imported and spec.run_id not in kept:
-                shutil.rmtree(folder.run(spec.run_id).path, ignore_errors=True)
 
 
 def _stage(place: StudyFolder, study: Study, each: _Fitted) -> Staged:

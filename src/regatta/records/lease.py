@@ -8,7 +8,6 @@ each other.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -23,12 +22,11 @@ from secrets import token_hex
 from regatta.core.errors import LeaseHeldError
 from regatta.core.files import disk_error
 from regatta.core.json_text import parse_json
+from regatta.core.locks import alone, try_lock
 from regatta.records.status import ProcessId, boot_id, this_process
 
 GATE_SECONDS = 10.0
 """Longest wait for launches that look at the same lease; each takes milliseconds."""
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF)
-"""What disks answer that have no locks, or none on folders."""
 
 
 def holder(path: Path) -> ProcessId | None:
@@ -86,7 +84,7 @@ def _acquire(path: Path) -> int:
         own_file.write_text(mine, encoding="utf-8")
         lock = os.open(own_file, os.O_RDWR | os.O_CLOEXEC)
         try:
-            _lock(lock)
+            try_lock(lock)
             with _one_at_a_time(path.parent):
                 _link(own_file, path)
         except BaseException:
@@ -113,28 +111,14 @@ def _link(own_file: Path, path: Path) -> None:
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Of launches on machines whose disk knows locks, one looks at a lease and takes it."""
-    gate = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        deadline = time.monotonic() + GATE_SECONDS
-        while not _lock(gate):
-            if time.monotonic() > deadline:
-                raise _same_moment(folder)
-            time.sleep(0.02)
+    deadline = time.monotonic() + GATE_SECONDS
+
+    def wait() -> None:
+        if time.monotonic() > deadline:
+            raise _same_moment(folder)
+
+    with alone(folder, wait=wait, every_seconds=0.02):
         yield
-    finally:
-        os.close(gate)
-
-
-def _lock(descriptor: int) -> bool:
-    """False when somebody else has it locked; True also where the disk knows no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    return True
 
 
 def _own_name(path: Path, mark: str = "") -> Path:

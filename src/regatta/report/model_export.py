@@ -20,11 +20,13 @@ from regatta.core.files import (
     atomic_path,
     disk_error,
     ensure_writable,
+    make_folders,
     read_json,
     sync_folder,
     write_json,
     write_text,
 )
+from regatta.core.locks import alone, own_folder, sweep_own_folders
 from regatta.core.registry import unknown_name
 from regatta.records.predictions import file_hash
 from regatta.records.run_folder import RunFolder, StudyFolder
@@ -246,15 +248,14 @@ def _export(folder: StudyFolder, study: Study, one: _Chosen) -> ExportedModel:
         comparison=comparison,
         no_results=reason,
     )
-    partial = target.with_name(f".{target.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     try:
+        make_folders(target.parent)
         _clear_leftovers(target)
-        _write_files(partial, run, facts, study)
-        _put_in_place(partial, target)
+        with own_folder(target.parent, f".{target.name}.", PARTIAL_SUFFIX) as partial:
+            _write_files(partial, run, facts, study)
+            _put_in_place(partial, target)
     except OSError as error:
         raise disk_error(error, target) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return ExportedModel(
         spec.entry.name,
         spec.seed,
@@ -298,7 +299,6 @@ def _comparison(
 
 
 def _write_files(partial: Path, run: RunFolder, facts: CardFacts, study: Study) -> None:
-    partial.mkdir(parents=True)
     with atomic_path(partial / WEIGHTS) as temporary:
         shutil.copyfile(run.model / WEIGHTS, temporary)
     spec = facts.spec
@@ -319,23 +319,30 @@ def _write_files(partial: Path, run: RunFolder, facts: CardFacts, study: Study) 
 
 def _put_in_place(partial: Path, target: Path) -> None:
     """Two renames, because a folder with content cannot be replaced by one."""
-    previous = target.with_name(f".{target.name}.previous{PARTIAL_SUFFIX}")
-    if target.exists():
-        os.replace(target, previous)
-    try:
-        os.replace(partial, target)
-    except OSError:
-        if previous.exists():
-            os.replace(previous, target)
-        raise
-    sync_folder(target.parent)
-    shutil.rmtree(previous, ignore_errors=True)
+    previous = _previous(target)
+    with alone(target.parent, wait=lambda: None):
+        if target.exists():
+            os.replace(target, previous)
+        try:
+            os.replace(partial, target)
+        except OSError:
+            if previous.exists():
+                os.replace(previous, target)
+            raise
+        sync_folder(target.parent)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def _previous(target: Path) -> Path:
+    return target.with_name(f".{target.name}.previous{PARTIAL_SUFFIX}")
 
 
 def _clear_leftovers(target: Path) -> None:
     """Remove what a killed export of the same folder left; bring back what it had put aside."""
-    previous = target.with_name(f".{target.name}.previous{PARTIAL_SUFFIX}")
-    if previous.exists() and not target.exists():
-        os.replace(previous, target)
-    for leftover in target.parent.glob(f".{target.name}.*{PARTIAL_SUFFIX}"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    previous = _previous(target)
+    # Alone: a live export may stand between its two renames.
+    with alone(target.parent, wait=lambda: None):
+        if previous.exists() and not target.exists():
+            os.replace(previous, target)
+        shutil.rmtree(previous, ignore_errors=True)
+    sweep_own_folders(target.parent, f".{target.name}.", PARTIAL_SUFFIX)

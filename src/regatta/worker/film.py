@@ -9,8 +9,6 @@ Shapes: P pictures of a sample, S side of a thumbnail, 3 colours.
 
 from __future__ import annotations
 
-import fcntl
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,6 +28,7 @@ from regatta.config.expand import protocol_id
 from regatta.config.schema import Study
 from regatta.core.errors import DecodeError, RecordError
 from regatta.core.files import ensure_writable
+from regatta.core.locks import alone
 from regatta.core.seeds import stream
 from regatta.data.decode import read_chunks
 from regatta.data.frame_plan import spread_evenly
@@ -53,7 +52,6 @@ QUALITIES = (4, 7, 11, 16, 24, 31)
 """Quantisers of JPEG from good to poor: the first whose sprite is small enough is taken."""
 BLOCK = 8
 """Pixels that JPEG encodes together: thumbnails start at multiples, so none colours the next."""
-WAIT_SECONDS = 0.1
 
 Picture = tuple[Cut, tuple[int, ...]]
 """The place that is cut out, and the source frames whose mean is shown."""
@@ -139,14 +137,9 @@ def choose_film_samples(samples: Sequence[Sample], count: int, *, seed: int) -> 
 def _alone(target: Path, poll: Callable[[], None]) -> Iterator[None]:
     """Entries that are judged by separate workers add to the same strips, one after the other."""
     ensure_writable(target)
-    with open(target / ".lock", "a") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                poll()
-                time.sleep(WAIT_SECONDS)
+    lock = target / ".lock"
+    lock.touch()
+    with alone(lock, wait=poll):
         yield
 
 
