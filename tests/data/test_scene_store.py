@@ -28,6 +28,7 @@ from regatta.core.errors import (
     StopRequested,
     UnknownNameError,
 )
+from regatta.core.locks import alone
 from regatta.data.decode import read_frames
 from regatta.data.manifest import Manifest
 from regatta.data.scene_store import SceneStore, build_scenes
@@ -196,6 +197,23 @@ def test_making_says_how_far_it_is_and_stops_when_asked(made: Path, tmp_path: Pa
     scan_scenes(section(root), progress=lambda done, total, _: told.append((done, total)))
     assert told[2:] == [(16, 20)]
     assert bytes_of(root) == bytes_of(made)
+
+
+def test_who_waits_for_another_maker_gives_signs_of_life_and_hears_a_stop(
+    made: Path, tmp_path: Path
+) -> None:
+    marker = tmp_path / "data" / "generated.json"
+    marker.parent.mkdir()
+    shutil.copy(made / marker.name, marker)
+    told: list[str] = []
+    with alone(marker, wait=lambda: None), pytest.raises(StopRequested):
+        scan_scenes(
+            section(marker.parent),
+            progress=lambda _done, _total, word: told.append(word),
+            stop=lambda: len(told) == 3,
+        )
+    assert told == ["waiting for who makes scenes"] * 3
+    assert os.listdir(marker.parent) == [marker.name]
 
 
 @pytest.mark.parametrize("lost", ["videos/traj_00004_cam2.mkv", "labels/traj_00004.json"])

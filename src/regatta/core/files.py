@@ -23,6 +23,7 @@ from regatta.core.json_text import parse_json
 PARTIAL_SUFFIX = ".partial"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _GONE = frozenset({errno.ENOENT, errno.ESTALE, errno.ENODEV})
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _RUST_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _kept_in_place: dict[Path, int] = {}
 """Folders that this process never makes anew -> their inodes."""
@@ -44,8 +45,7 @@ def atomic_path(
         content.
     """
     path = Path(path)
-    # Threads write too, and containers that share a disk number their processes alike.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{token_hex(4)}{PARTIAL_SUFFIX}")
+    temporary = _partial_name(path)
     try:
         make_folders(path.parent)
         yield temporary
@@ -65,6 +65,11 @@ def atomic_path(
     except BaseException:
         _discard(temporary)
         raise
+
+
+def _partial_name(path: Path) -> Path:
+    # Threads write too, and containers that share a disk number their processes alike.
+    return path.with_name(f".{path.name}.{os.getpid()}-{token_hex(4)}{PARTIAL_SUFFIX}")
 
 
 def _os_error(error: Exception) -> OSError | None:
@@ -226,6 +231,39 @@ def write_json(path: Path, content: Any, *, durable: bool = True) -> None:
     write_text(path, _json_text(content), durable=durable)
 
 
+def create_json(path: Path, content: Any) -> None:
+    """Write a file unless there is one: of several processes that come together, one writes it.
+
+    Raises:
+        DiskError: the folder cannot be written.
+    """
+    path, data = Path(path), _json_text(content).encode("utf-8")
+    temporary = _partial_name(path)
+    try:
+        make_folders(path.parent)
+        temporary.write_bytes(data)
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        # Whole or not at all, and never over what is there.
+        with suppress(FileExistsError):
+            _link_or_move(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise disk_error(error, path, need_bytes=len(data)) from error
+    finally:
+        _discard(temporary)
+
+
+def _link_or_move(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS or path.exists():
+            raise
+        # This disk knows no links; whoever reads the file back sees who came last.
+        os.replace(temporary, path)
+
+
 def overwrite_json(path: Path, content: Any) -> None:
     """Write over the blocks that a file has already: for last words on a disk that is full.
 
@@ -343,7 +381,7 @@ def path_under(root: Path, relative: str, *, where: object = None) -> Path:
     """
     if "\0" in relative or not _is_text(relative):
         raise DataError(
-            f"no file can have this name: {ascii(relative)}",
+            f"no file can have this name: {relative!a}",
             where=where or root,
             hint="list files by their names in UTF-8",
         )

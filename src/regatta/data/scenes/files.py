@@ -6,12 +6,11 @@ A folder with `dataset.json` is finished: what is missing there was lost, and is
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +27,7 @@ from regatta.core.files import (
     write_json,
     write_text,
 )
+from regatta.core.locks import alone
 from regatta.data.decode import read_frames
 from regatta.data.file_scan import Progress, Stop
 from regatta.data.manifest import SPLITS, Dropped, Manifest, Sample, SplitName
@@ -99,7 +99,20 @@ def _make(plan: _Plan, split_seed: int, progress: Progress | None, stop: Stop | 
     if not (plan.root / MARKER_FILE).is_file():
         _check_room(plan, len(plan.listing.ids))
     claim_root(plan.root, "trajectories", _identity(plan.settings, plan.storage))
-    with _alone(plan.root):
+    count = len(plan.listing.ids)
+
+    def follow(done: int, word: str) -> None:
+        if stop is not None and stop():
+            raise StopRequested(
+                "stopped while scenes were made",
+                where=plan.root,
+                hint="the same command continues with those that are missing",
+            )
+        if progress is not None:
+            progress(done, count, word)
+
+    # The lock is gone with the process that makes the folder.
+    with alone(plan.root / MARKER_FILE, wait=lambda: follow(0, "waiting for who makes scenes")):
         if (plan.root / DATASET_FILE).is_file():
             return
         for folder in ("videos", "labels"):
@@ -116,28 +129,16 @@ def _make(plan: _Plan, split_seed: int, progress: Progress | None, stop: Stop | 
         _check_room(plan, len(missing))
         ids = [plan.listing.ids[row] for row in missing]
         indices = [int(plan.listing.indices[row]) for row in missing]
-        total, done = len(plan.listing.ids), len(plan.listing.ids) - len(ids)
-
-        def follow(written: int) -> None:
-            if stop is not None and stop():
-                raise StopRequested(
-                    "stopped while scenes were made",
-                    where=plan.root,
-                    hint="the same command continues with those that are missing",
-                )
-            if progress is not None:
-                progress(done + written, total, "making scenes")
-
-        write_in_shares(plan.root, ids, indices, plan.settings, plan.storage, follow=follow)
+        done = count - len(ids)
+        write_in_shares(
+            plan.root,
+            ids,
+            indices,
+            plan.settings,
+            plan.storage,
+            follow=lambda written: follow(done + written, "making scenes"),
+        )
         _write_lists(plan, split_seed)
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Wait until no other process makes this folder; the mark is gone with the process."""
-    with open(root / MARKER_FILE, "rb") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _files_there(root: Path) -> set[str]:

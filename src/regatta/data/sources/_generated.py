@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from regatta.core.errors import DataError
-from regatta.core.files import ensure_writable, plain, read_json, write_json
+from regatta.core.files import create_json, ensure_writable, plain, read_json_object
 from regatta.data.manifest import SplitName
 from regatta.data.video_files import write_video
 
@@ -94,24 +94,31 @@ def claim_root(root: Path, source: str, settings: Mapping[str, Any]) -> None:
     """
     marker = root / "generated.json"
     wanted = {"source": source, **plain(dict(settings))}
-    if marker.is_file():
-        found = read_json(marker)
-        names = sorted({*wanted, *found})
-        differing = [n for n in names if wanted.get(n) != found.get(n)]
-        if differing:
-            changes = [f"{n} is {found.get(n)}, not {wanted.get(n)}" for n in differing]
-            raise DataError(
-                f"the folder holds data of other settings: {'; '.join(changes)}",
-                where=marker,
-                hint="set data.root to another folder, or delete this one to make it anew",
-            )
+    if not marker.is_file():
+        _refuse_strangers(root, source, marker)
+        ensure_writable(root)
+        # Before the first file, so that an interrupted generation is known for what it is.
+        create_json(marker, wanted)
+    # Also what was just written: another process may have claimed the folder first.
+    found = read_json_object(marker)
+    names = sorted({*wanted, *found})
+    differing = [n for n in names if wanted.get(n) != found.get(n)]
+    if differing:
+        changes = [f"{n} is {found.get(n)}, not {wanted.get(n)}" for n in differing]
+        raise DataError(
+            f"the folder holds data of other settings: {'; '.join(changes)}",
+            where=marker,
+            hint="set data.root to another folder, or delete this one to make it anew",
+        )
+
+
+def _refuse_strangers(root: Path, source: str, marker: Path) -> None:
+    if not root.is_dir() or all(entry.name.startswith(".") for entry in root.iterdir()):
         return
-    if root.is_dir() and any(not entry.name.startswith(".") for entry in root.iterdir()):
+    # Its first files may have come with its mark, a moment ago.
+    if not marker.is_file():
         raise DataError(
             f"the folder holds files that source '{source}' did not make",
             where=root,
             hint="set data.root to a new or empty folder",
         )
-    ensure_writable(root)
-    # Before the first file, so that an interrupted generation is known for what it is.
-    write_json(marker, wanted)
