@@ -114,6 +114,7 @@ def test_sixteen_runs_in_two_levels_complete_also_when_one_fails(toy: Toy):
     assert read_json(toy.folder.submission) == submitted
 
 
+@pytest.mark.fault(24)
 def test_jobs_whose_time_is_up_queue_again_and_resume(toy: Toy):
     toy.order({"train:ann": ["hold"], "train:bob": ["hold"]})
     launch = toy.start("run")
@@ -132,6 +133,7 @@ def test_jobs_whose_time_is_up_queue_again_and_resume(toy: Toy):
     assert read_json(toy.folder.submission)["token"] == token
 
 
+@pytest.mark.fault(24)
 def test_a_job_that_has_saved_nothing_new_is_not_queued_again(toy: Toy):
     toy.order({"prepare:data": ["hold"]})
     toy.folder.manifest.unlink()
@@ -142,11 +144,12 @@ def test_a_job_that_has_saved_nothing_new_is_not_queued_again(toy: Toy):
     output, _ = launch.communicate(timeout=SECONDS)
     assert launch.returncode == 1, output
     for name in ("ann", "bob"):
-        assert toy.status(name).cause == "time_limit"
+        assert toy.status(name).cause == "timed_out"
         assert "launch.time" in (toy.status(name).next_step or "")
     assert len(toy.starts("prepare")) == 1
 
 
+@pytest.mark.fault(24)
 def test_a_job_that_is_pre_empted_without_warning_is_resumed_by_slurm(toy: Toy):
     toy.order({"train:ann": ["hold"]})
     launch = toy.start("run")
@@ -158,6 +161,7 @@ def test_a_job_that_is_pre_empted_without_warning_is_resumed_by_slurm(toy: Toy):
     assert [start["begin"] for start in starts] == [0, 2]
 
 
+@pytest.mark.fault(25)
 def test_jobs_survive_the_death_of_the_launch_and_the_next_one_adopts_them(toy: Toy):
     toy.order({"train:ann": ["hold"]})
     launch = toy.start("run")
@@ -229,6 +233,7 @@ def test_a_need_that_is_stopped_ends_nothing_else(toy: Toy):
     assert len(toy.starts("train")) == 1
 
 
+@pytest.mark.fault(25)
 def test_stop_that_cannot_ask_the_queue_closes_nothing(
     toy: Toy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -296,6 +301,7 @@ def test_an_interrupt_of_the_launch_stops_its_jobs(toy: Toy):
     assert toy.status("ann").state == "interrupted"
 
 
+@pytest.mark.fault(25)
 def test_jobs_that_a_dead_launch_had_not_recorded_never_start(toy: Toy):
     toy.order({"train:ann": ["hold"]})
     assert toy.call("run", *toy.arguments("run"), "--detach").code == 0

@@ -10,7 +10,6 @@ import typer
 
 from regatta.cli.arguments import RUNS, Runs, Target, find_study, study_folders
 from regatta.core.signals import StopFlag
-from regatta.orchestrate.snapshot import without_jobs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,17 +84,17 @@ class _Queue:
     def __init__(self, folder: StudyFolder) -> None:
         self._folder = folder
         self._ask_at = 0.0
-        self._gone = False
+        self._told: Callable[[StudyView], StudyView] = lambda view: view
 
     def mark(self, view: StudyView) -> StudyView:
         if not view.jobs or view.supervised:
             return view
         if time.monotonic() >= self._ask_at:
-            from regatta.orchestrate.slurm_study import jobs_are_gone
+            from regatta.orchestrate.slurm_study import with_queue
 
+            self._told = with_queue(self._folder)
             self._ask_at = time.monotonic() + QUEUE_SECONDS
-            self._gone = jobs_are_gone(self._folder)
-        return without_jobs(view) if self._gone else view
+        return self._told(view)
 
 
 def _is_final(views: Sequence[StudyView], stop: StopFlag, *, once: bool) -> bool:

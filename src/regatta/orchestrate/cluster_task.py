@@ -105,13 +105,13 @@ class ClusterTask:
         print(f"error: {error}", flush=True)
         for run in map(folder.run, self.run_ids):
             if not run.is_trained():
-                write_failed(run, failure_of(error), attempts=1)
+                write_failed(run, failure_of(error), attempts=_earlier_starts() + 1)
 
     def _queue_again(self, folder: StudyFolder, queue_again: Any) -> None:
         """Hand the job back; submitit's handler does not return from a success."""
         runs = self._unfinished(folder)
         for run in runs:
-            write_requeued(run)
+            write_requeued(run, times=_earlier_starts() + 1)
         try:
             queue_again(WARNING_SIGNAL, None)
         except (OSError, subprocess.SubprocessError) as error:
@@ -244,6 +244,7 @@ class ClusterTask:
             leave_out=[s.run_id for s in trained_runs(study) if s.run_id not in mine],
             worker_command=self.worker_command,
             speaks=speaks,
+            earlier_starts=_earlier_starts(),
         )
 
     def _is_done(self, folder: StudyFolder) -> bool:
@@ -276,7 +277,7 @@ class ClusterTask:
         if stop.signal_name != WARNING_SIGNAL.name or self._marks(folder) != before:
             return True
         for run in self._unfinished(folder):
-            write_failed(run, _TOO_SHORT, attempts=1)
+            write_failed(run, _TOO_SHORT, attempts=_earlier_starts() + 1)
         return False
 
     def _marks(self, folder: StudyFolder) -> object:
@@ -294,7 +295,7 @@ class ClusterTask:
 
 
 _TOO_SHORT = Failure(
-    "time_limit",
+    "timed_out",
     "the job's time was over before anything new was saved, so another one would fare no better",
     "raise launch.time, or save more often (train.checkpoint_every_steps)",
     None,
@@ -313,6 +314,12 @@ def _listen() -> StopFlag:
     for number in (signal.SIGTERM, signal.SIGINT, WARNING_SIGNAL):
         signal.signal(number, ask)
     return stop
+
+
+def _earlier_starts() -> int:
+    """How often Slurm has started this job before: it queues again under the same number."""
+    counted = os.environ.get("SLURM_RESTART_COUNT", "")
+    return int(counted) if counted.isdigit() else 0
 
 
 def _is_first_rank() -> bool:

@@ -95,13 +95,14 @@ def write_retrying(run: RunFolder, failure: Failure) -> None:
     write_status(run.status, replace(status_of(run), **fields))
 
 
-def write_requeued(run: RunFolder) -> None:
+def write_requeued(run: RunFolder, *, times: int) -> None:
     """Queued again by the scheduler, after what was reached has been saved."""
+    often = f" for the {times}th time" if times > 3 else ("", " again", " a third time")[times - 1]
     fields = {
         **_CLEAN,
         "state": "queued",
         "cause": "requeued",
-        "message": "the scheduler took its job away; saved and queued again",
+        "message": f"the scheduler took its job away{often}; saved and queued again",
     }
     write_status(run.status, replace(status_of(run), **fields))
 

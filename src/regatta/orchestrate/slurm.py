@@ -25,7 +25,7 @@ from regatta.core.errors import ConfigError, EnvironmentFault
 from regatta.orchestrate.causes import last_error_line
 from regatta.orchestrate.cluster_task import ClusterTask
 from regatta.orchestrate.plan import Plan, Task, levels
-from regatta.orchestrate.slurm_facts import Facts, check_slurm, run_slurm
+from regatta.orchestrate.slurm_facts import ANSWER_SECONDS, Facts, check_slurm, run_slurm
 from regatta.records.run_folder import StudyFolder
 from regatta.records.submission import Stage, Submission, write_submission
 
@@ -86,6 +86,8 @@ def submit_study(
         submission = Submission(token, "submitted", stages, submission.submitted_at)
         write_submission(folder.submission, submission)
     except BaseException:
+        # Also a job whose number was lost on the way is found by its name. Where the queue cannot
+        # be asked the record stays open, and the next launch does this before all else.
         cancel_by_name(token)
         write_submission(folder.submission, submission.with_state("closed"))
         raise
@@ -277,24 +279,38 @@ def release(submission: Submission) -> None:
         run_slurm("scontrol", "release", job_id, may_fail=True)
 
 
-def queued_jobs(submission: Submission) -> list[Job]:
+def queued_jobs(submission: Submission, *, seconds: float = ANSWER_SECONDS) -> list[Job]:
     """The jobs of the submission that Slurm has still to finish.
 
+    Args:
+        seconds: to wait for an answer.
     Raises:
         EnvironmentFault: the queue cannot be asked.
     """
-    text = run_slurm("squeue", "-h", "-a", "-r", "-u", str(os.getuid()), "-o", "%i|%T|%r|%N|%j")
+    fields = ("-o", "%i|%T|%r|%N|%j")
+    text = run_slurm("squeue", "-h", "-a", "-r", "-u", str(os.getuid()), *fields, seconds=seconds)
     rows = [line.split("|", 4) for line in text.splitlines()]
     mine = [row for row in rows if len(row) == 5 and row[4].startswith(f"{submission.token}.")]
     return [Job(*row[:4]) for row in mine]
 
 
 def cancel_by_name(token: str) -> None:
-    """Take every job of the submission out of the queue, whatever its state."""
+    """Take every job of the submission out of the queue, whatever its state.
+
+    Raises:
+        EnvironmentFault: the queue cannot be asked, or still holds one that has not begun.
+    """
     submission = Submission(token, "submitting", [], 0.0)
     ids = [job.job_id for job in queued_jobs(submission)]
-    if ids:
-        run_slurm("scancel", *ids, may_fail=True)
+    if not ids:
+        return
+    run_slurm("scancel", *ids, may_fail=True)
+    left = [job.job_id for job in queued_jobs(submission) if job.state == "PENDING"]
+    if left:
+        raise EnvironmentFault(
+            f"Slurm does not take job {', '.join(left)} out of the queue",
+            hint="they are held and do not start; run the same command again, which takes them out",
+        )
 
 
 def ask_to_leave(jobs: Sequence[Job], *, at_once: bool = False) -> None:

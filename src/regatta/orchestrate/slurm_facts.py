@@ -44,8 +44,11 @@ class Facts:
     most_in_array: int
 
 
-def run_slurm(*command: str, may_fail: bool = False) -> str:
+def run_slurm(*command: str, may_fail: bool = False, seconds: float = ANSWER_SECONDS) -> str:
     """Output of one of Slurm's commands.
+
+    Args:
+        seconds: to wait for it.
 
     Raises:
         EnvironmentFault: it is not there, gives no answer, or fails (unless it may).
@@ -56,7 +59,7 @@ def run_slurm(*command: str, may_fail: bool = False) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=ANSWER_SECONDS,
+            timeout=seconds,
             check=False,
             env=_plain_environment(),
         )
@@ -66,9 +69,9 @@ def run_slurm(*command: str, may_fail: bool = False) -> str:
             hint="start this on a machine of the cluster, or set launch.on=local",
         ) from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise EnvironmentFault(
-            f"{command[0]} gave no answer: {error}", hint=_UNREACHABLE
-        ) from error
+        late = isinstance(error, subprocess.TimeoutExpired)
+        why = f" within {seconds:.0f} s" if late else f": {error}"
+        raise EnvironmentFault(f"{command[0]} gave no answer{why}", hint=_UNREACHABLE) from error
     if answer.returncode and not may_fail:
         words = (answer.stderr.strip() or answer.stdout.strip()).splitlines()
         raise EnvironmentFault(

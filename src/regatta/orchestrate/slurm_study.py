@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from regatta.config.expand import protocol_id, trained_runs, with_dependants
 from regatta.config.schema import Study
@@ -29,7 +31,7 @@ from regatta.orchestrate.slurm import (
     release,
     submit_study,
 )
-from regatta.orchestrate.snapshot import status_of
+from regatta.orchestrate.snapshot import StudyView, status_of, with_unknown, without_jobs
 from regatta.records.lease import study_lease
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.records.status import LIVE
@@ -46,6 +48,8 @@ TICK_SECONDS = 1.0
 PATIENCE = 6
 """Looks at the queue that may fail in a row before this gives up looking, not the jobs."""
 LEAVE_LOOK_SECONDS = 3.0
+LOOK_SECONDS = 15.0
+"""To wait for an answer, for an observer who can ask again."""
 STUCK_SECONDS = 90.0
 """After jobs were ended at once: Slurm itself needs KillWait, 30 s by default."""
 EXTRA_SECONDS = 30.0
@@ -240,15 +244,32 @@ class _Watch:
         """Whether the queue could be asked."""
         try:
             self._jobs = queued_jobs(self._submission)
-        except EnvironmentFault:
+        except EnvironmentFault as error:
             self._failures += 1
-            if self._failures >= PATIENCE:
-                raise
+            self._tell_silence(error)
             return False
+        if self._failures:
+            self._say("the scheduler answers again")
         self._failures = 0
         for job in self._jobs:
             self._tell(job)
         return True
+
+    def _tell_silence(self, error: EnvironmentFault) -> None:
+        """Nobody knows what became of the jobs; they are not called failed for that.
+
+        Raises:
+            EnvironmentFault: after so many looks in vain.
+        """
+        if self._failures == 1:
+            self._say(f"{error.what}; how its jobs stand is unknown, asking again")
+        if self._failures >= PATIENCE:
+            raise EnvironmentFault(
+                f"how the Slurm jobs of {self._folder.path.name} stand is unknown, they go on "
+                f"without this: {error.what}",
+                where=self._folder.submission,
+                hint="run the same command again: it looks on, and submits nothing twice",
+            ) from error
 
     def _tell(self, job: Job) -> None:
         """Say once why a job waits, when it is not for its turn."""
@@ -406,15 +427,18 @@ def stop_job_of(folder: StudyFolder, run_id: str, say: Say) -> bool:
     return bool(there)
 
 
-def jobs_are_gone(folder: StudyFolder) -> bool:
-    """Whether the records name jobs that the queue does not: cancelled by hand, or lost.
+def with_queue(folder: StudyFolder) -> Callable[[StudyView], StudyView]:
+    """Ask the queue, where there is one, and return what a view of the study becomes by it.
 
-    False where the queue cannot be asked, as on a laptop that only sees the folder.
+    Jobs that the records name and the queue does not are gone: cancelled by hand, or lost. Of a
+    queue that gives no answer nothing follows, so runs without a fresh heartbeat are unknown. A
+    laptop that only sees the folder has no queue: then the records alone count.
     """
     submission = open_submission(folder.submission)
-    if submission is None or submission.state != "submitted":
-        return False
+    if submission is None or submission.state != "submitted" or shutil.which("squeue") is None:
+        return lambda view: view
     try:
-        return not queued_jobs(submission)
-    except EnvironmentFault:
-        return False
+        jobs = queued_jobs(submission, seconds=LOOK_SECONDS)
+    except EnvironmentFault as error:
+        return partial(with_unknown, why=error.what)
+    return (lambda view: view) if jobs else without_jobs

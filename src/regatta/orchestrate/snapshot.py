@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -202,6 +203,27 @@ def without_jobs(view: StudyView) -> StudyView:
         return run
 
     return replace(view, jobs=(), runs=tuple(map(told, view.runs)))
+
+
+FRESH_SECONDS = 60.0
+"""A run whose heartbeat is younger is known to live, whatever a scheduler says."""
+
+
+def with_unknown(view: StudyView, *, why: str) -> StudyView:
+    """The view while the scheduler of its jobs is silent: what only it could tell is unknown."""
+
+    def told(run: RunView) -> RunView:
+        status = run.status
+        alive = status.state in LIVE and time.time() - status.heartbeat < FRESH_SECONDS
+        if alive or status.state not in {"queued", *LIVE}:
+            return run
+        fields = {"cause": "scheduler", "message": why, "next_step": ASK_AGAIN}
+        return replace(run, status=replace(status, state="unknown", **fields))
+
+    return replace(view, runs=tuple(map(told, view.runs)))
+
+
+ASK_AGAIN = "ask again with regatta watch; its job goes on without this"
 
 
 def imported_status(run: RunFolder, protocol: str, *, entry: str) -> Status:

@@ -63,9 +63,11 @@ class Supervisor:
         leave_out: Collection[str],
         worker_command: tuple[str, ...],
         speaks: bool = True,
+        earlier_starts: int = 0,
     ) -> None:
         """
         Args:
+            earlier_starts: of the same job, by a scheduler that queued it again.
             speaks: whether the runs' states are written; not by one of several supervisors that
                 judge the same runs.
         """
@@ -78,7 +80,7 @@ class Supervisor:
         self._protocol = protocol_id(study.protocol)
         self._given_up: set[str] = set(leave_out)
         self._jobs: dict[str, Job] = {}
-        self._speaks = speaks
+        self._speaks, self._earlier_starts = speaks, earlier_starts
         self._tick_due = 0.0
         for path in [folder.path, *(run.path for run in self._runs)]:
             if path.is_dir():
@@ -324,7 +326,7 @@ class Supervisor:
                 threads = kept_threads(run) or threads
                 remember_in_run_json(run, threads=threads)
             if not self._is_shared(run.run_id):
-                write_starting(run, phase=task.kind, attempts=job.attempts)
+                write_starting(run, phase=task.kind, attempts=self._earlier_starts + job.attempts)
         remove_boards(task.in_hand)
         env = {
             **task.env,

@@ -36,6 +36,7 @@ COLOURS = {
     "imported": "green",
     "failed": "bold red",
     "lost": "bold red",
+    "unknown": "yellow",
     "running": "cyan",
     "starting": "cyan",
     "stopping": "yellow",

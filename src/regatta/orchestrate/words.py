@@ -10,7 +10,7 @@ from regatta.orchestrate.snapshot import RunView, StudyView
 from regatta.records.status import LIVE, Status
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
-IN_TROUBLE = frozenset({"failed", "lost", "interrupted"})
+IN_TROUBLE = frozenset({"failed", "lost", "interrupted", "unknown"})
 
 
 def is_in_trouble(status: Status) -> bool:

@@ -23,9 +23,11 @@ State = Literal[
     "failed",
     "interrupted",
     "lost",
+    "unknown",
     "imported",
 ]
-"""imported = its predictions were made elsewhere; nothing is ever started for it."""
+"""unknown = its scheduler gives no answer; said by observers, never written.
+imported = its predictions were made elsewhere; nothing is ever started for it."""
 RESUME = "run the same command again: it resumes from the last checkpoint"
 LIVE: frozenset[str] = frozenset({"starting", "running", "stopping"})
 
