@@ -67,7 +67,7 @@ def test_one_file_per_split_and_texts_as_labels(tmp_path: Path) -> None:
         ({"labels": np.linspace(0, 1, 12)}, {}, "not whole numbers or names"),
         ({"splits": np.full(12, 7)}, {}, "split 7 is none of"),
         ({}, {"channels": list("abcdefgh")}, "8 channels are named"),
-        ({"labels": np.array([{"a": 1}] * 12)}, {}, "cannot be read"),
+        ({"labels": np.array([{"a": 1}] * 12)}, {}, "Python objects"),
         ({}, {"rate_hz": None}, "how many samples a second"),
         ({}, {"file": "b.npz"}, "does not exist"),
     ],

@@ -155,7 +155,7 @@ def _parts(texts: Sequence[str] | None) -> list[str]:
 
 
 def _numbers(texts: Sequence[str] | None) -> list[int] | None:
-    wrong = [part for part in _parts(texts) if not part.isdecimal()]
+    wrong = [part for part in _parts(texts) if not part.isdecimal() or len(part) > 18]
     if wrong:
         raise ConfigError(f"a seed is a whole number, got '{wrong[0]}'", where="--seed")
     return [int(part) for part in _parts(texts)] or None

@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 
 from regatta.core.errors import NonFiniteError
 from regatta.core.files import PARTIAL_SUFFIX, atomic_path, disk_error
+from regatta.core.json_text import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -249,8 +250,8 @@ def _read(path: Path, part: FeaturePart, channel: int) -> _File | str:
     """A file that is whole and the right one, or what is wrong with it."""
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads(file.metadata()["regatta"])
-            features = file.get_tensor("features")
+            facts = parse_json(file.metadata()["regatta"])
+            features, seconds = file.get_tensor("features"), float(facts["seconds"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         return f"it cannot be read: {error}"
     if (facts.get("key"), facts.get("channel")) != (part.key, channel):
@@ -259,7 +260,7 @@ def _read(path: Path, part: FeaturePart, channel: int) -> _File | str:
         return f"it holds {len(features)} windows, not {len(part.signals)}"
     if facts.get("sha256") != sha256(_bytes_of(features)).hexdigest():
         return "its content is damaged"
-    return _File(features, facts["seconds"])
+    return _File(features, seconds)
 
 
 def _bytes_of(tensor: torch.Tensor) -> Any:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -44,6 +47,16 @@ DEEP = "with 16 bits a channel, brought to 8"
 TURNED = "turned as their EXIF data say"
 ANIMATED = "of several pictures, of which the first is taken"
 RESIZED = "of another size, resized"
+
+
+@contextmanager
+def quiet_pictures() -> Iterator[None]:
+    """Around the decoding of images, in the thread that hands them out: the readers remark on
+    damage in side data, a line for every image, and on sizes that are refused here anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def decode_image(content: bytes, size: int) -> tuple[np.ndarray, list[str]]:

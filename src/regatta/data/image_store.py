@@ -19,6 +19,7 @@ from regatta.config.partition import PartitionSection
 from regatta.config.schema import DataSection
 from regatta.core.errors import RecordError
 from regatta.core.files import atomic_path
+from regatta.core.json_text import parse_json
 from regatta.core.registry import unknown_name
 from regatta.data.image_scan import scan_images
 from regatta.data.manifest import Manifest, Sample
@@ -80,8 +81,11 @@ class ImageStore:
     def check(self) -> None:
         """ValueError where the parts of the store contradict each other."""
         images = self.images
-        if len(self.ids) != len(images):
-            raise ValueError(f"{len(self.ids)} ids for {len(images)} images")
+        if len(self.ids) != len(images) or len(set(self.ids)) < len(self.ids):
+            raise ValueError(f"{len(self.ids)} ids for {len(images)} images, or one twice")
+        shares = [*self.mean, *self.std]
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(0 <= s <= 1 for s in shares):
+            raise ValueError(f"mean {self.mean} and deviation {self.std} are not of 3 colours")
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"they are {images.dtype} {list(images.shape)}")
         for name, rows in self.parts.items():
@@ -95,7 +99,7 @@ class ImageStore:
         """Read what `save` wrote; RecordError when it is missing or damaged."""
         try:
             with safe_open(path, framework="pt") as file:
-                facts = json.loads(file.metadata()["regatta"])
+                facts = parse_json(file.metadata()["regatta"])
                 store = cls(
                     facts["ids"],
                     file.get_tensor("images"),

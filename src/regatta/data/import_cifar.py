@@ -13,6 +13,7 @@ import math
 import pickle
 import pickletools
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -199,6 +200,13 @@ def read_pickle(content: bytes) -> Any:
     Raises:
         _Refused: another opcode or name, or a damaged pickle.
     """
+    # The parser remarks on odd escapes in texts; what they stand for is checked below.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _unpickled(content)
+
+
+def _unpickled(content: bytes) -> Any:
     try:
         for opcode, argument, place in pickletools.genops(content):
             if opcode.name not in _OPCODES:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from regatta.core.errors import RecordError
 from regatta.core.files import atomic_path
+from regatta.core.json_text import parse_json
 
 SplitName = Literal["train", "validation", "test", "unknown", ""]
 """unknown = of a class that the study keeps from its models."""
@@ -158,21 +160,47 @@ class Manifest:
         with atomic_path(path) as temporary:
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
 
+    def check(self) -> None:
+        """ValueError where samples contradict each other or the list of classes."""
+        texts = [*self.classes, *self.notes]
+        if not all(isinstance(text, str) for text in texts) or _repeats(self.classes):
+            raise ValueError("classes and notes are no texts, or a class stands there twice")
+        if _repeats([sample.sample_id for sample in self.samples]):
+            raise ValueError("a sample stands there twice")
+        folds, places = self.folds, range(len(self.classes))
+        for sample in self.samples:
+            known = sample.label in places and self.classes[sample.label] == sample.label_name
+            letters = str(sample.extra.get("folds", ""))
+            if not known and sample.split != "unknown":
+                raise ValueError(f"{sample.sample_id} has label {sample.label}, which is no class")
+            if sample.split not in get_args(SplitName) or sample.start_frame < 0:
+                raise ValueError(f"{sample.sample_id} has no split or place of its own")
+            if not (sample.frames >= 0 and math.isfinite(sample.fps)):
+                raise ValueError(f"{sample.sample_id} has no frames or frame rate")
+            if len(letters) != folds or not set(letters) <= _SPLIT_OF.keys():
+                raise ValueError(f"{sample.sample_id} has no split in each of {folds} folds")
+
     @classmethod
     def load(cls, path: Path) -> Manifest:
         """Read what `save` wrote; RecordError when it is missing, damaged or of another version."""
         try:
             table = pq.read_table(path)
-            header = json.loads((table.schema.metadata or {})[_METADATA_KEY])
+            header = parse_json((table.schema.metadata or {})[_METADATA_KEY])
             if header["version"] != MANIFEST_VERSION:
                 raise _unreadable(
                     path, f"it has version {header['version']}, not {MANIFEST_VERSION}"
                 )
             samples = [_sample_from_row(row) for row in table.to_pylist()]
             dropped = [Dropped(**item) for item in header["dropped"]]
-            return cls(samples, header["classes"], dropped, header["notes"])
+            found = cls(samples, header["classes"], dropped, header["notes"])
+            found.check()
+            return found
         except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
             raise _unreadable(path, str(error)) from error
+
+
+def _repeats(names: Sequence[str]) -> bool:
+    return len(set(names)) < len(names)
 
 
 _SPLIT_OF: dict[str, SplitName] = {"r": "train", "v": "validation", "t": "test", "-": ""}
@@ -196,7 +224,10 @@ def _unreadable(path: Path, problem: str) -> RecordError:
 
 
 def _sample_from_row(row: dict[str, Any]) -> Sample:
-    return Sample(**{**row, "extra": json.loads(row["extra"])})
+    extra = parse_json(row["extra"])
+    if not isinstance(extra, dict):
+        raise ValueError(f"{row['sample_id']} has facts that are no JSON object")
+    return Sample(**{**row, "extra": extra})
 
 
 _ARROW_TYPES = {"int": pa.int64(), "float": pa.float64()}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -78,9 +79,10 @@ class Video:
             return float(self.stream.duration * self.stream.time_base)
         tag = self.stream.metadata.get("DURATION", "").split(":")
         try:
-            return sum(float(part) * unit for part, unit in zip(tag, (3600, 60, 1), strict=True))
+            told = sum(float(part) * unit for part, unit in zip(tag, (3600, 60, 1), strict=True))
         except ValueError:
             return None
+        return told if math.isfinite(told) else None
 
 
 @contextmanager

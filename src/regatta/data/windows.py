@@ -6,6 +6,7 @@ Shapes: N windows, C channels, L samples of a window, F hand-made features.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from regatta.config.schema import DataSection
 from regatta.core.errors import RecordError
 from regatta.core.files import atomic_path
+from regatta.core.json_text import parse_json
 from regatta.data.manifest import Manifest, Sample
 from regatta.data.window_listing import Triple
 from regatta.data.window_scan import scan_windows
@@ -68,14 +70,31 @@ class WindowStore:
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={"regatta": json.dumps(facts)})
 
+    def check(self) -> None:
+        """ValueError where the parts of the store contradict each other."""
+        signals, features = self.signals, self.features
+        if signals.ndim != 3 or signals.dtype != torch.float32:
+            raise ValueError(f"signals are {signals.dtype} {list(signals.shape)}")
+        if len(self.ids) != len(signals) or len(set(self.ids)) < len(self.ids):
+            raise ValueError(f"{len(self.ids)} ids for {len(signals)} windows, or one twice")
+        if len(self.channels) != signals.shape[1]:
+            raise ValueError(f"{len(self.channels)} names for {signals.shape[1]} channels")
+        if not 0 < self.rate_hz < math.inf:
+            raise ValueError(f"the rate is {self.rate_hz}")
+        places = {place for triple in self.triples for place in triple}
+        if not places <= set(range(len(self.channels))):
+            raise ValueError(f"sensors of channels {sorted(places)}")
+        if features is not None and (features.ndim != 2 or len(features) != len(signals)):
+            raise ValueError(f"features are {list(features.shape)} for {len(signals)} windows")
+
     @classmethod
     def load(cls, path: Path) -> WindowStore:
         """Read what `save` wrote; RecordError when it is missing or damaged."""
         try:
             with safe_open(path, framework="pt") as file:
-                facts = json.loads(file.metadata()["regatta"])
+                facts = parse_json(file.metadata()["regatta"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return cls(
+            store = cls(
                 facts["ids"],
                 tensors["signals"],
                 tuple(facts["channels"]),
@@ -83,6 +102,8 @@ class WindowStore:
                 tuple((x, y, z) for x, y, z in facts["triples"]),
                 tensors.get("features"),
             )
+            store.check()
+            return store
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise RecordError(
                 f"the windows cannot be read: {error}",

@@ -77,7 +77,8 @@ def load_checkpoint(
     inner = unwrap(module)
     target = inner.state_dict()
     state, facts = _read_as_ours(folder, target, spec, config)
-    keep_head = classes is not None and read_labels(config) == list(classes)
+    labels = read_labels(config, where=folder / "config.json")
+    keep_head = classes is not None and labels == list(classes)
     report, fitted = account_keys(target, state, spec, config, keep_head=keep_head)
     report = with_changes(report, source=describe_source(checkpoint, folder), **facts)
     report.refuse_misfit(folder, can_allow=spec.layout.encoder is not None)
@@ -129,7 +130,9 @@ def load_model(folder: Path) -> tuple[nn.Module, ModelSpec, list[str]]:
     folder = Path(folder)
     config = read_json_object(folder / "config.json")
     spec = _saved_spec(config, folder)
-    classes = read_labels(config)
+    classes = read_labels(config, where=folder / "config.json")
+    if len(set(classes)) < max(1, len(classes)):
+        raise WeightsError("it names no class, or one twice", where=folder / "config.json")
     module = seeded_build(spec.build, 0)(len(classes))
     if isinstance(module, SizedByFit):
         module.take_sizes(read_state(folder))
@@ -172,13 +175,17 @@ def read_state(folder: Path) -> State:
     return state
 
 
-def read_labels(config: dict[str, Any]) -> list[str]:
-    """Class names in the order of the logits, from `id2label`. Raises WeightsError on gaps."""
+def read_labels(config: dict[str, Any], *, where: Path) -> list[str]:
+    """Class names in the order of the logits, from `id2label`. Raises WeightsError on gaps.
+
+    Args:
+        where: the file, for the error.
+    """
     labels = config.get("id2label") or {}
     try:
         return [str(labels[str(index)]) for index in range(len(labels))]
     except (KeyError, TypeError) as error:
-        raise WeightsError("id2label does not number the classes from 0") from error
+        raise WeightsError("id2label does not number the classes from 0", where=where) from error
 
 
 def _conversion_hint(pickled: list[str]) -> str:

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from regatta.core.errors import RecordError
-from regatta.core.files import read_json
+from regatta.core.files import read_json_object
 from regatta.records.conditions import Condition
-from regatta.records.predictions import file_hash
+from regatta.records.predictions import UNREADABLE, file_hash, read_complete
 
 CLASS_UNIT = "class"
 
@@ -43,7 +43,7 @@ class ClassCounts:
 def unit_of(folder: Path) -> str:
     """What a predictions folder holds: answers of each `sample`, or counts of each `class`."""
     marker = folder / "complete.json"
-    return read_json(marker).get("unit", "sample") if marker.is_file() else "sample"
+    return read_json_object(marker).get("unit", "sample") if marker.is_file() else "sample"
 
 
 def class_table(
@@ -70,9 +70,11 @@ def read_class_counts(folder: Path, *, run_id: str, entry: str, seed: int) -> Cl
     Raises:
         RecordError: the table is missing, was changed, or is no full grid.
     """
-    complete = read_json(folder / "complete.json")
-    conditions = [Condition(c["id"], c["axes"], c["is_reference"]) for c in complete["conditions"]]
-    classes = complete["classes"]
+    complete = read_complete(folder)
+    conditions: list[Condition] = complete["conditions"]
+    classes: list[str] = complete["classes"]
+    if len(complete["parts"]) != 1:
+        raise RecordError("counts are one table", where=folder / "complete.json")
     ((name, digest),) = complete["parts"].items()
     path = folder / name
     if not path.is_file() or file_hash(path) != digest:
@@ -81,19 +83,35 @@ def read_class_counts(folder: Path, *, run_id: str, entry: str, seed: int) -> Cl
             where=path,
             hint="import it again with: regatta compare --import FILE",
         )
-    table = pd.read_parquet(path)
-    wanted = [(c.id, k) for c in conditions for k in classes]
-    if list(zip(table["condition"], table["class"], strict=True)) != wanted:
-        raise RecordError("the table is not one row per class and condition", where=path)
     shape = (len(conditions), len(classes))
+    right, counts = _read_counts(path, [(c.id, k) for c in conditions for k in classes], shape)
     return ClassCounts(
         run_id,
         entry,
         seed,
         conditions,
         classes,
-        table["n_samples"].to_numpy()[: len(classes)],
-        table["right"].to_numpy().reshape(shape),
+        counts[0],
+        right,
         complete["fingerprint"],
         complete.get("import", {}),
     )
+
+
+def _read_counts(
+    path: Path, wanted: list[tuple[str, str]], shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(right, samples), each int [C, K]; RecordError where they contradict each other."""
+    try:
+        table = pd.read_parquet(path)
+        cells = list(zip(table["condition"], table["class"], strict=True))
+        right, counts = table["right"].to_numpy(), table["n_samples"].to_numpy()
+    except UNREADABLE as error:
+        raise RecordError(f"the table of classes is damaged: {error}", where=path) from error
+    if cells != wanted:
+        raise RecordError("the table is not one row per class and condition", where=path)
+    whole = right.dtype.kind in "iu" and counts.dtype.kind in "iu"
+    right, counts = right.reshape(shape), counts.reshape(shape)
+    if not whole or (right < 0).any() or (right > counts).any() or (counts != counts[0]).any():
+        raise RecordError("the table counts more right answers than samples", where=path)
+    return right, counts

@@ -19,7 +19,7 @@ from typing import Any
 
 from regatta.core.errors import RecordError
 from regatta.core.files import read_json, write_bytes, write_json
-from regatta.records.predictions import file_hash, part_path, read_part
+from regatta.records.predictions import file_hash, part_path, read_complete, read_part
 
 FORMAT = 1
 
@@ -160,6 +160,12 @@ def _sample(record: dict[str, Any], folder: Path) -> FilmSample:
     facts = {name: value for name, value in record.items() if name != "sprite"}
     sprite = _sprite(record["sprite"], folder) if "sprite" in record else None
     sample = FilmSample(**facts, sprite=sprite)
+    words = (sample.sample_id, sample.label_name, sample.group)
+    numbers = (sample.frames, sample.part)
+    if not all(isinstance(word, str) for word in words) or {*map(type, numbers)} != {int}:
+        raise ValueError("a sample without name or number")
+    if type(sample.fps) not in (int, float) or not isinstance(sample.problem, str | None):
+        raise ValueError("a sample without a frame rate")
     known = range(len(sample.pictures))
     strips = [strip for cells in sample.strips.values() for strip in cells.values()]
     if any(place not in known for strip in strips for place in strip):
@@ -196,7 +202,7 @@ def read_answers(folder: Path, wanted: Mapping[str, int]) -> dict[str, dict[str,
     Raises:
         RecordError: not judged, or a part is missing or was changed.
     """
-    hashes = read_json(folder / "complete.json").get("parts", {})
+    hashes = read_complete(folder)["parts"]
     likely = dict.fromkeys(part_path(folder, number).name for number in wanted.values())
     order = [name for name in likely if name in hashes]
     order += [name for name in hashes if name not in likely]

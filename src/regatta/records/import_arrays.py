@@ -1,5 +1,4 @@
-"""NumPy archives with foreign predictions. Headers are checked before an array is made, and nothing
-is unpickled.
+"""NumPy archives with foreign predictions.
 
 Shapes: C conditions, N samples, K classes.
 """
@@ -7,19 +6,17 @@ Shapes: C conditions, N samples, K classes.
 from __future__ import annotations
 
 import io
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from regatta.core.errors import DataError
+from regatta.records.array_files import read_npz
 from regatta.records.conditions import Condition
 from regatta.records.imports import (
     AXES,
     MAX_ARRAY_BYTES,
-    PICKLE,
     WORD_AXES,
     ForeignScores,
     as_logits,
@@ -87,61 +84,7 @@ def read_archive(path: Path, content: bytes) -> ForeignScores:
 
 
 def _arrays(path: Path, content: bytes) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            members = archive.infolist()
-            strange = [m.filename for m in members if not m.filename.endswith(".npy")]
-            if strange:
-                raise DataError(
-                    f"this is a zip file, and no NumPy archive: it holds {shown(strange)}",
-                    where=path,
-                    hint="write it with np.savez or np.savez_compressed",
-                )
-            size = sum(member.file_size for member in members)
-            if size > MAX_ARRAY_BYTES:
-                raise DataError(
-                    f"the arrays take {size / 2**30:.1f} GiB; at most "
-                    f"{MAX_ARRAY_BYTES / 2**30:g} GiB are read",
-                    where=path,
-                    hint="leave out conditions or samples, or keep scores as float32",
-                )
-            for member in members:
-                with archive.open(member) as stream:
-                    _check_header(path, member, stream)
-        with np.load(io.BytesIO(content), allow_pickle=False) as loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except (
-        zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError, SyntaxError,
-        NotImplementedError, RuntimeError, MemoryError,
-    ) as error:  # fmt: skip
-        raise DataError(
-            f"the archive is damaged: {error}", where=path, hint="write it again with np.savez"
-        ) from error
-
-
-def _check_header(path: Path, member: zipfile.ZipInfo, stream: Any) -> None:
-    """DataError for an array of objects, or one whose header promises more than the file has."""
-    version = np.lib.format.read_magic(stream)
-    read = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }.get(version)
-    if read is None:
-        raise ValueError(f"{member.filename} has an unknown format {version}")
-    shape, _, dtype = read(stream)
-    name = member.filename.removesuffix(".npy")
-    if dtype.hasobject:
-        raise DataError(
-            f"the array '{name}' holds {PICKLE}",
-            where=path,
-            hint="write names as text arrays, np.array(names, dtype=str), and numbers as numbers",
-        )
-    # Python's whole numbers: the product of a hostile shape fits no fixed width.
-    needed = dtype.itemsize
-    for length in shape:
-        needed *= int(length)
-    if needed != member.file_size - stream.tell():
-        raise ValueError(f"the array '{name}' is shorter or longer than its shape {shape}")
+    return read_npz(path, io.BytesIO(content), most_bytes=MAX_ARRAY_BYTES)
 
 
 def _texts(path: Path, arrays: dict[str, np.ndarray], name: str, count: int) -> np.ndarray:

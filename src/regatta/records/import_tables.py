@@ -296,7 +296,7 @@ def _read_classes(path: Path, content: bytes, columns: dict[str, np.ndarray]) ->
         c, k = np.argwhere(wrong_CK)[0]
         return f"{path}: class {str(names[k])!r}, condition {ordered[c].id}"
 
-    bad = ~(np.isfinite(counts_CK) & (counts_CK >= 1) & (counts_CK % 1 == 0))
+    bad = ~((counts_CK >= 1) & (counts_CK < 2**53) & (np.floor(counts_CK) == counts_CK))
     if bad.any():
         raise DataError("n_samples is a whole number from 1", where=place(bad))
     uneven = counts_CK != counts_CK[0]

@@ -12,6 +12,7 @@ Shapes: C conditions, N samples, K classes. Nothing here writes.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -22,6 +23,7 @@ import numpy as np
 
 from regatta.core.errors import DataError
 from regatta.core.registry import nearest
+from regatta.records.array_files import PICKLE
 from regatta.records.class_counts import CLASS_UNIT, ClassCounts, read_class_counts, unit_of
 from regatta.records.conditions import Condition
 from regatta.records.predictions import RunPredictions, file_hash, read_run_predictions
@@ -38,7 +40,6 @@ AXES = (*NUMERIC_AXES, *WORD_AXES)
 
 GRID_NAME = re.compile(r"c([1-9][0-9]{0,2})s([1-9][0-9]{0,3})")
 
-PICKLE = "Python objects (a pickle), which could run code when they are read"
 MAGIC = {
     b"\x93NUMPY": "a single array; put scores, labels and sample_ids into one file with np.savez",
     b"PAR1": "a parquet file; write it as CSV",
@@ -206,13 +207,14 @@ def check_columns(
     Args:
         what: what the names are called, for messages: "column".
     """
-    known = list(known)
-    twice = sorted({name for name in found if list(found).count(name) > 1})
+    known = list(dict.fromkeys(known))
+    twice = sorted(name for name, count in Counter(found).items() if count > 1)
     if twice:
         raise DataError(f"the {what} '{twice[0]}' is there twice", where=path)
-    strange = [name for name in found if name not in known]
-    missing = [name for name in required if name not in found]
-    guesses = [(name, nearest(name, missing or known)) for name in strange]
+    named, given = set(known), set(found)
+    strange = [name for name in found if name not in named]
+    missing = [name for name in required if name not in given]
+    guesses = [(name, nearest(name, missing or known)) for name in strange[:SHOWN]]
     guess = "; ".join(f"did you mean '{close}' by '{name}'?" for name, close in guesses if close)
     listed = f"known: {', '.join(known)}; see docs/import.md"
     if missing:

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from regatta.core.errors import RecordError
-from regatta.core.files import atomic_path, read_json, write_json
+from regatta.core.files import atomic_path, read_json, read_json_object, slug, write_json
 from regatta.records.conditions import Condition
 
 UNKNOWN_FOLDER = "unknown"
@@ -106,6 +106,7 @@ def _unpack(content: bytes) -> tuple[pa.Table, np.ndarray]:
     """The bytes of a part as (columns without scores, float32 scores [N, K])."""
     # Not pq.read_table: finding out about a data set of one small file takes as long as reading it.
     table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
+    table.validate(full=True)
     classes = table.schema.field("scores").type.list_size
     flat = table.column("scores").combine_chunks().flatten()
     scores = np.asarray(flat, dtype=np.float32).reshape(table.num_rows, classes)
@@ -220,18 +221,19 @@ def read_run_predictions(folder: Path, *, run_id: str, entry: str, seed: int) ->
             where=folder,
             hint="finish it with: regatta run <study file>",
         )
-    complete = read_json(marker)
+    complete = read_complete(folder)
     if complete.get("unit", "sample") != "sample":
         raise RecordError(
             "of this run it is only known how many samples of each class were right", where=folder
         )
-    conditions = [Condition(c["id"], c["axes"], c["is_reference"]) for c in complete["conditions"]]
+    conditions: list[Condition] = complete["conditions"]
     parts = _read_parts(folder, complete["parts"])
     columns = pa.concat_tables([part for part, _ in parts])
     ids, places = _grid_places(columns, [c.id for c in conditions], folder)
     shape = (len(conditions), len(ids))
     row_at = np.argsort(places)
     first = columns.take(row_at[: len(ids)])
+    _check_labels(first["label"].to_numpy(), parts[0][1].shape[1], complete["classes"], folder)
     return RunPredictions(
         run_id=run_id,
         entry=entry,
@@ -253,6 +255,52 @@ def read_run_predictions(folder: Path, *, run_id: str, entry: str, seed: int) ->
         origin=complete.get("import", {}),
         **_places(columns, row_at, shape),
     )
+
+
+def read_complete(folder: Path) -> dict[str, Any]:
+    """What `complete_record` made, its conditions as such; RecordError for anything else."""
+    path = folder / "complete.json"
+    content = read_json_object(path)
+    try:
+        conditions = [
+            Condition(_of(str, c["id"]), _of(dict, c["axes"]), _of(bool, c["is_reference"]))
+            for c in _of(list, content["conditions"])
+        ]
+        if len({c.id for c in conditions}) < max(1, len(conditions)):
+            raise ValueError("no conditions, or two of one name")
+        classes = [_of(str, name) for name in _of(list, content["classes"])]
+        if len(set(classes)) < max(1, len(classes)):
+            raise ValueError("no classes, or two of one name")
+        parts = _of(dict, content["parts"])
+        for name, digest in parts.items():
+            # A record that came from elsewhere must not name files of another folder.
+            if not name or name != slug(name) or not isinstance(digest, str):
+                raise ValueError(f"no name of a part: {name!r:.80}")
+        for key in ("fingerprint", "cost"):
+            _of(dict, content[key])
+        for key in ("ceiling", "import"):
+            _of(dict, content.get(key, {}))
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise RecordError(
+            f"the list of predictions is damaged: {problem}",
+            where=path,
+            hint="delete it and run the study again: only the judging is redone",
+        ) from error
+    return {**content, "conditions": conditions}
+
+
+def _of(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r:.80} is no {kind.__name__}")
+    return value
+
+
+def _check_labels(labels: np.ndarray, scored: int, classes: list[str], where: Path) -> None:
+    if scored != len(classes):
+        raise RecordError(f"scores are of {scored} classes, not of {len(classes)}", where=where)
+    if labels.dtype.kind not in "iu" or (labels < -1).any() or (labels >= scored).any():
+        raise RecordError("predictions have labels that are no class", where=where)
 
 
 def _places(columns: pa.Table, row_at: np.ndarray, shape: tuple[int, int]) -> dict[str, Any]:
@@ -306,7 +354,9 @@ def _grid_places(
     number = {name: position for position, name in enumerate(condition_ids)}
     condition = np.array([*(number.get(name, -1) for name in known), -1])[code]
     cells = len(names) * len(condition_ids)
-    if len(sample) == cells and (sample >= 0).all() and (condition >= 0).all():
+    # Numpy cuts zero characters off the end of a text, and two ids could become one.
+    is_distinct = len(np.unique(names)) == len(names)
+    if is_distinct and len(sample) == cells and (sample >= 0).all() and (condition >= 0).all():
         places = condition.astype(np.int64) * len(names) + np.argsort(order)[sample]
         if (np.bincount(places, minlength=cells) == 1).all():
             return names[order], places

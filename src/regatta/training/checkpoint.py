@@ -126,12 +126,17 @@ def pick_slot(root: Path, *, identity: dict[str, Any]) -> Path | None:
 
 
 def read_slot(slot: Path) -> SavedRun:
-    """The content of a slot that `pick_slot` found whole."""
-    return SavedRun(
-        load_file(slot / "weights.safetensors"),
-        load_file(slot / "optimizer.safetensors"),
-        read_json(slot / "state.json"),
-    )
+    """The content of a slot that `pick_slot` found whole; RecordError where it is none of ours."""
+    try:
+        return SavedRun(
+            load_file(slot / "weights.safetensors"),
+            load_file(slot / "optimizer.safetensors"),
+            read_json(slot / "state.json"),
+        )
+    except (SafetensorError, OSError) as error:
+        raise RecordError(
+            f"the checkpoint cannot be read: {error}", where=slot, hint=_RESTART
+        ) from error
 
 
 def list_slots(root: Path) -> list[Path]:
@@ -227,8 +232,11 @@ def _find_fault(root: Path, slot: Path) -> str | None:
 
 
 def _find_best_fault(root: Path, best: dict[str, Any]) -> str | None:
-    path = root / "best" / best["file"]
-    if not path.is_file():
+    named = isinstance(best, dict) and all(isinstance(best.get(k), str) for k in ("file", "sha256"))
+    if not named:
+        return "its state does not name the best weights"
+    path = root / "best" / Path(best["file"]).name
+    if not os.path.isfile(path):
         return f"best/{path.name} is missing"
     if _sha256(path) != best["sha256"]:
         return f"best/{path.name} does not match its hash"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from regatta.core.errors import ConfigError, DataError
+from regatta.core.json_text import parse_json
 from regatta.data.sources._lists import list_lines, read_text, unknown_label
+from regatta.data.sources._number_files import whole_number
 
 Label = tuple[str, str]
 """(file:line, label as written)."""
 
 _HINT = "write one class per line, in order or with its number in front, or set options.class_list"
-_NUMBERED = re.compile(r"(\d+)[\s,]+(.+)")
+_NUMBERED = re.compile(r"(\d{1,15})[\s,]+(.+)")
 _WHAT = "the class list"
 
 
@@ -32,7 +33,7 @@ def name_labels(
         ConfigError: the lists do not tell whether they count from 0 or from 1.
     """
     distinct = dict.fromkeys(label for _, label in labels)
-    numeric = {label for label in distinct if label.isdecimal()}
+    numeric = {label for label in distinct if whole_number(label) is not None}
     if numeric and len(numeric) < len(distinct):
         odd = next((where, label) for where, label in labels if label not in numeric)
         problem = f"'{odd[1]}' is a class name, but other lines give numbers"
@@ -112,10 +113,10 @@ def _read_class_list(path: Path) -> tuple[int | None, list[str]]:
 def _from_json(path: Path) -> tuple[int | None, list[str]]:
     """`[name, ...]`, `{name: number}` or `{number: name}`."""
     try:
-        content: Any = json.loads(read_text(path, what=_WHAT, hint=_HINT))
+        content: Any = parse_json(read_text(path, what=_WHAT, hint=_HINT))
         if isinstance(content, list):
             return _in_order([(i, _unquoted(str(name))) for i, name in enumerate(content)], path, 0)
-        if all(str(key).isdecimal() for key in content):
+        if all(whole_number(key) is not None for key in content):
             pairs = [(int(key), _unquoted(str(name))) for key, name in content.items()]
         else:
             pairs = [(int(number), _unquoted(str(name))) for name, number in content.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,11 @@ LARGEST_ARCHIVE = 64 * 2**30
 NO_FILE = -1
 """Size of a link that leads nowhere, a pipe or a device: reading one could wait for ever."""
 _ENCRYPTED = 0x1
+_FAULTS = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError),
+    *(NotImplementedError, RuntimeError, LookupError),
+)
+"""All that reading a damaged archive raises."""
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """The others unpack all they hold at once, whatever size the archive declares."""
 
@@ -69,7 +75,7 @@ def open_tree(root: Path) -> Iterator[Tree]:
         )
     try:
         archive = zipfile.ZipFile(root)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except _FAULTS as error:
         raise DataError(
             f"the file is no whole zip archive: {error}", where=root, hint="fetch it again"
         ) from error
@@ -169,7 +175,7 @@ class _Archive:
             with self._archive.open(info) as packed:
                 # Asked for all, it would unpack far more than the declared size before it cuts.
                 return packed.read(file.size + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        except _FAULTS as error:
             raise DecodeError(f"cannot be read from the archive: {error}") from error
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from regatta.core.errors import ConfigError, DataError
+from regatta.core.json_text import parse_json
 from regatta.core.registry import nearest
 from regatta.data.manifest import SampleRow
 from regatta.data.sources import VIDEO_SUFFIXES, GroupBy
@@ -49,10 +50,12 @@ def read_json(path: Path, *, what: str, hint: str) -> Any:
     """The content of a JSON list; DataError with the line where it breaks off."""
     text = read_text(path, what=what, hint=hint)
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         problem = f"{what} is not JSON: {error.msg}"
         raise DataError(problem, where=f"{path}:{error.lineno}", hint=hint) from error
+    except ValueError as error:
+        raise DataError(f"{what} is not JSON: {error}", where=path, hint=hint) from error
 
 
 def json_entries(path: Path, *, what: str, hint: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -143,7 +146,8 @@ class FolderNames:
         if folder not in self._names:
             try:
                 self._names[folder] = frozenset(os.listdir(folder))
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, ValueError):
+                # ValueError: no folder can have this name.
                 self._names[folder] = frozenset()
             except OSError as error:
                 problem = f"the folder cannot be listed: {error.strerror}"

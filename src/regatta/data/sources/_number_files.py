@@ -33,12 +33,17 @@ def read_integers(path: Path) -> list[int]:
         raise DataError("the file is empty", where=path)
     numbers = []
     for line, text in enumerate(read_lines(path), 1):
-        try:
-            numbers.append(int(text))
-        except ValueError as error:
+        number = whole_number(text.removeprefix("-").removeprefix("+"))
+        if number is None:
             problem = f"'{text[:_SHOWN]}' is not one whole number"
-            raise DataError(problem, where=f"{path}, line {line}") from error
+            raise DataError(problem, where=f"{path}, line {line}")
+        numbers.append(-number if text.startswith("-") else number)
     return numbers
+
+
+def whole_number(text: str) -> int | None:
+    """The number that ASCII digits stand for; None for anything else, or far beyond any count."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else None
 
 
 def read_lines(path: Path) -> list[str]:

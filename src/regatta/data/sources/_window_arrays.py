@@ -9,7 +9,7 @@ npz file these are arrays of the same names.
 from __future__ import annotations
 
 import json
-import zipfile
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,17 @@ from safetensors.numpy import save_file
 
 from regatta.core.errors import DataError
 from regatta.core.files import atomic_path
+from regatta.core.json_text import parse_json
 from regatta.data.manifest import SPLITS, SplitName
 from regatta.data.sources import SPLIT_ALIASES
 from regatta.data.window_listing import WindowRow, overlapping_runs
+from regatta.records.array_files import read_npz
 
 PER_WINDOW = ("labels", "subjects", "splits", "recordings", "starts", "features")
 FACTS = ("classes", "channels", "rate_hz")
 SUFFIXES = (".safetensors", ".npz")
+MOST_BYTES = 32 * 2**30
+"""Of all arrays of an npz file, unpacked."""
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
@@ -43,16 +47,8 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         DataError: the file is missing or damaged, holds objects, or lacks samples or labels, or an
             array has another number of windows.
     """
-    try:
-        arrays, facts = _from_npz(path) if path.suffix == ".npz" else _from_safetensors(path)
-    except FileNotFoundError as error:
-        raise DataError("the file does not exist", where=path) from error
-    except (OSError, SafetensorError, zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise DataError(
-            f"the file cannot be read: {error}",
-            where=path,
-            hint="it must be safetensors, or npz with plain arrays (no Python objects)",
-        ) from error
+    arrays, facts = _from_npz(path) if path.suffix == ".npz" else _from_safetensors(path)
+    _check_facts(facts, path)
     for name in ("samples", "labels"):
         if name not in arrays:
             held = ", ".join(sorted(arrays)) or "nothing"
@@ -65,23 +61,76 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             where=path,
         )
     for name in PER_WINDOW:
-        if name in arrays and len(arrays[name]) != len(samples):
-            raise DataError(f"{len(arrays[name])} {name}, but {len(samples)} samples", where=path)
+        if name in arrays and arrays[name].shape[:1] != (len(samples),):
+            found = arrays[name].shape[0] if arrays[name].ndim else "no row of"
+            raise DataError(f"{found} {name}, but {len(samples)} samples", where=path)
+    _check_kinds(arrays, path)
     return arrays, facts
+
+
+def _check_kinds(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """DataError for an array that does not hold what its name says."""
+    for name, kinds, axes in (
+        ("subjects", "fiuU", 1),
+        ("splits", "iuU", 1),
+        ("recordings", "fiuU", 1),
+        ("starts", "iu", 1),
+        ("features", "fiu", 2),
+    ):
+        found = arrays.get(name)
+        if found is not None and (found.ndim != axes or found.dtype.kind not in kinds):
+            wanted = {"fiu": "numbers", "iu": "whole numbers"}.get(kinds, "numbers or names")
+            shape = "[windows]" if axes == 1 else "[windows, features]"
+            raise DataError(
+                f"{name} is {found.dtype} {list(found.shape)}, not {wanted} {shape}", where=path
+            )
+        if found is not None and name != "features" and found.dtype.kind == "f":
+            if not np.isfinite(found).all():
+                raise DataError(f"{name} has numbers that are not finite", where=path)
+
+
+def _check_facts(facts: Any, path: Path) -> None:
+    """DataError unless class and channel names are lists of names and the rate is a number."""
+    if not isinstance(facts, dict):
+        raise DataError("its metadata 'regatta' is no JSON object", where=path)
+    for name in ("classes", "channels"):
+        found = facts.get(name)
+        is_list = isinstance(found, list) and all(isinstance(n, str) and n for n in found)
+        if found is not None and not (is_list and len(set(found)) == len(found)):
+            raise DataError(f"{name} is no list of different names: {found!r:.80}", where=path)
+    rate = facts.get("rate_hz")
+    if rate is not None and not (type(rate) in (int, float) and 0 < rate < math.inf):
+        raise DataError(f"rate_hz is {rate!r:.80}, not a number above 0", where=path)
 
 
 def _from_npz(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    facts = {name: arrays.pop(name).tolist() for name in FACTS if name in arrays}
-    return arrays, facts
+    arrays = read_npz(path, path, most_bytes=MOST_BYTES)
+    for name, array in arrays.items():
+        if array.dtype.kind == "S":
+            arrays[name] = _decoded(array, name, path)
+    return arrays, {name: arrays.pop(name).tolist() for name in FACTS if name in arrays}
 
 
-def _from_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with safe_open(path, framework="numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        facts = json.loads((file.metadata() or {}).get("regatta", "{}"))
-    return arrays, facts
+def _decoded(array: np.ndarray, name: str, path: Path) -> np.ndarray:
+    try:
+        return np.char.decode(array, "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"the names in '{name}' are not UTF-8", where=path) from error
+
+
+def _from_safetensors(path: Path) -> tuple[dict[str, np.ndarray], Any]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return arrays, parse_json((file.metadata() or {}).get("regatta", "{}"))
+    except FileNotFoundError as error:
+        raise DataError("the file does not exist", where=path) from error
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"the file cannot be read: {error}",
+            where=path,
+            hint="it must be safetensors, or npz with plain arrays (no Python objects)",
+        ) from error
 
 
 def rows_of(
@@ -142,8 +191,8 @@ def class_names(
     Raises:
         DataError: labels are no whole numbers or texts, or one is outside the class list.
     """
-    if labels.dtype.kind in "US":
-        return [str(label) for label in labels], list(classes) if classes else None
+    if labels.dtype.kind == "U" and labels.ndim == 1:
+        return _named(path, labels.tolist(), classes)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
             f"labels is {labels.dtype} {list(labels.shape)}, not whole numbers or names [windows]",
@@ -161,3 +210,17 @@ def class_names(
         )
     names = list(classes)
     return [names[label] for label in labels.tolist()], names
+
+
+def _named(
+    path: Path, labels: list[str], classes: Sequence[str] | None
+) -> tuple[list[str], list[str] | None]:
+    known = set(labels) if classes is None else set(classes)
+    for number, label in enumerate(labels):
+        if not label or label not in known:
+            raise DataError(
+                f"label {label!r:.80} of window {number} is none of the {len(known)} classes",
+                where=path,
+                hint="labels are names of data.options.classes, or numbers from 0 in their order",
+            )
+    return labels, list(classes) if classes else None

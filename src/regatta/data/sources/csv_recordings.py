@@ -113,11 +113,14 @@ def _read(path: Path, root: Path) -> _Recording:
             "time must rise from line to line, in seconds", where=f"{path}, line {line}"
         )
     usual = float(np.median(steps))
+    # What is too large for float32 becomes infinite, which the scan names.
+    with np.errstate(over="ignore"):
+        signals = np.stack([_numbers(table, c, path) for c in channels]).astype(np.float32)
     return _Recording(
         path=path,
         name=name,
         channels=channels,
-        signals=np.stack([_numbers(table, c, path) for c in channels]).astype(np.float32),
+        signals=signals,
         labels=_texts(table, "label"),
         subjects=_texts(table, "subject"),
         stretch=np.concatenate([[0], np.cumsum(steps > PAUSE * usual)]),

@@ -124,4 +124,4 @@ def _file(clip: str, folder: Path, folders: FolderNames, where: str) -> Path:
     if os.sep in clip or clip.startswith("."):
         return path_under(folder, f"{clip}.mp4", where=where)
     found = folders.video([str(folder)], clip, SUFFIXES)
-    return Path(found) if found else folder / f"{clip}.mp4"
+    return Path(found) if found else path_under(folder, f"{clip}.mp4", where=where)

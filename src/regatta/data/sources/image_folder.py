@@ -13,7 +13,7 @@ from pydantic import Field
 
 from regatta.core.errors import DataError, DecodeError
 from regatta.core.registry import SOURCES
-from regatta.data.image_decode import IMAGE_SUFFIXES, decode_image
+from regatta.data.image_decode import IMAGE_SUFFIXES, decode_image, quiet_pictures
 from regatta.data.image_listing import ImageListing, ImageRow, without_excluded
 from regatta.data.manifest import Dropped, SplitName
 from regatta.data.scan_notes import listed
@@ -170,7 +170,7 @@ def _read_images(
     rows, damaged = [], []
     remarks: Counter[str] = Counter()
     # Few at a time: a pool keeps every finished picture until it is asked for.
-    with ThreadPoolExecutor(THREADS) as pool:
+    with quiet_pictures(), ThreadPoolExecutor(THREADS) as pool:
         for start in range(0, len(placed), 1024):
             piece = placed[start : start + 1024]
             files = [file for _, file in piece]

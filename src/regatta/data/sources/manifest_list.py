@@ -14,6 +14,7 @@ from regatta.core.files import path_under
 from regatta.core.registry import SOURCES, nearest
 from regatta.data.manifest import SampleRow, SplitName
 from regatta.data.sources import SPLIT_ALIASES, FrameCount, Share, existing_root, only_split_one
+from regatta.data.sources._number_files import whole_number
 from regatta.data.splits import DEFAULT_TEST_FRACTION, assign_group_split
 
 REQUIRED = ("video_path", "label")
@@ -167,9 +168,10 @@ def _frame_range(record: Mapping[str, str], where: str) -> tuple[int, int | None
     numbers: list[int | None] = []
     for name in ("start_frame", "end_frame"):
         text = record.get(name, "")
-        if text and not text.isdecimal():
+        number = whole_number(text)
+        if text and number is None:
             raise DataError(f"{name} is not a whole number: '{text}'", where=where)
-        numbers.append(int(text) if text else None)
+        numbers.append(number)
     start, end = numbers[0] or 0, numbers[1]
     if end is not None and end <= start:
         problem = f"end_frame {end} is not after start_frame {start}"

@@ -120,4 +120,4 @@ def _file(clip: str, folder: Path, folders: FolderNames, where: str) -> Path:
     if os.sep in clip or clip.startswith("."):
         return path_under(folder, f"{clip}.webm", where=where)
     found = folders.video([str(folder)], clip, SUFFIXES)
-    return Path(found) if found else folder / f"{clip}.webm"
+    return Path(found) if found else path_under(folder, f"{clip}.webm", where=where)

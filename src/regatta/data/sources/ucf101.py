@@ -12,6 +12,7 @@ from regatta.core.registry import SOURCES, nearest
 from regatta.data.manifest import SampleRow, SplitName
 from regatta.data.sources import FrameCount, existing_root
 from regatta.data.sources._lists import list_lines, wanted_classes
+from regatta.data.sources._number_files import whole_number
 
 PUBLISHED_SPLITS = (1, 2, 3)
 _SOURCE_VIDEO = re.compile(r"_(g\d+)_c\d+\.\w+$")
@@ -75,10 +76,11 @@ def _read_classes(path: Path) -> dict[str, int]:
     """Class name -> its number, counted from 1."""
     numbers: dict[str, int] = {}
     for where, line in _lines(path):
-        number, _, name = line.partition(" ")
-        if not number.isdigit() or not name.strip():
+        text, _, name = line.partition(" ")
+        number = whole_number(text)
+        if number is None or not name.strip():
             raise DataError(f"expected '<number> <class>', not '{line}'", where=where)
-        numbers[name.strip()] = int(number)
+        numbers[name.strip()] = number
     return numbers
 
 

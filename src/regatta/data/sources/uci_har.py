@@ -16,7 +16,12 @@ from regatta.core.errors import DataError
 from regatta.core.registry import SOURCES
 from regatta.data.manifest import SplitName
 from regatta.data.sources import only_split_one
-from regatta.data.sources._number_files import read_integers, read_lines, read_table
+from regatta.data.sources._number_files import (
+    read_integers,
+    read_lines,
+    read_table,
+    whole_number,
+)
 from regatta.data.window_listing import (
     WindowListing,
     WindowRow,
@@ -95,11 +100,12 @@ def _class_names(path: Path) -> dict[int, str]:
     for line, text in enumerate(read_lines(path), 1):
         number, _, name = text.partition(" ")
         name = name.strip().lower()
-        if not number.isdecimal() or not name or int(number) in names or name in names.values():
+        value = whole_number(number)
+        if value is None or not name or value in names or name in names.values():
             raise DataError(
                 f"'{text[:40]}' is not a new number and name", where=f"{path}, line {line}"
             )
-        names[int(number)] = name
+        names[value] = name
     return names
 
 

@@ -13,6 +13,7 @@ from regatta.core.errors import DataError
 from regatta.core.registry import SOURCES
 from regatta.data.manifest import SplitName
 from regatta.data.sources import SPLIT_ALIASES, only_split_one
+from regatta.data.sources._number_files import whole_number
 from regatta.data.sources._window_arrays import SUFFIXES, class_names, read_arrays, rows_of
 from regatta.data.window_listing import WindowListing, WindowRow, xyz_triples
 
@@ -65,8 +66,10 @@ def listing_of(
         _merge_facts(facts, held, path)
         classes_of, named = class_names(path, arrays["labels"], facts["classes"])
         rows += rows_of(path, arrays, classes_of, split=part)
-        signals.append(arrays["samples"].astype(np.float32, copy=False))
-        features += [arrays["features"].astype(np.float32)] if "features" in arrays else []
+        # What is too large for float32 becomes infinite, which the scan names.
+        with np.errstate(over="ignore"):
+            signals.append(arrays["samples"].astype(np.float32, copy=False))
+            features += [arrays["features"].astype(np.float32)] if "features" in arrays else []
         _check_shape(signals, path, files[0][0], facts["channels"])
     if facts["rate_hz"] is None:
         raise DataError(
@@ -146,4 +149,5 @@ def _check_shape(
 
 def _distinct(names: set[str]) -> list[str]:
     """Class list of labels without names: numbers in their order, texts in theirs."""
-    return sorted(names, key=lambda name: (int(name) if name.isdecimal() else -1, name))
+    numbers = {name: whole_number(name) for name in names}
+    return sorted(names, key=lambda name: (-1 if numbers[name] is None else numbers[name], name))
