@@ -81,13 +81,15 @@ def test_a_crash_while_training_names_the_file_and_is_tried_once_more(
 def test_a_hang_while_training_names_the_file_and_is_tried_once_more(
     home: Path, what: str, no_leaks: None
 ):
-    limit = ("--set", "launch.stall_seconds=25")
+    # On a busy machine a start alone may be silent for long; that is another cause.
+    limit = ("--set", "launch.stall_seconds=25", "--set", "launch.retries=4")
     with broken_decoder(home / "log", **{BAD: f"{what}@train"}) as log:
         told = regatta("train", "s.yaml", *limit, cwd=home)
         assert times_broken(log, BAD) == 2
     assert told.returncode == 1, told.stdout + told.stderr
     (status,) = statuses(home)
-    assert (status.state, status.cause, status.attempts) == ("failed", "decoder_hang", 2)
+    assert (status.state, status.cause) == ("failed", "decoder_hang")
+    assert "for the second time" in str(status.message)
     assert str(home / "videos" / "train" / "a" / BAD) in str(status.message)
     assert boards_left(home) == []
 

@@ -25,6 +25,9 @@ PROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILES = (PROCESSOR_FILE, "video_preprocessor_config.json")
 """Newer video models are published with the second name; the first is taken when both are there."""
 
+HUB_SECONDS = 10.0
+"""How long the hub may take to answer before the cache must do."""
+
 
 def checkpoint_folder(
     checkpoint: str, files: Sequence[str] = (*WEIGHT_FILES, *PROCESSOR_FILES)
@@ -104,20 +107,27 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def _download(name: str, revision: str | None, files: Sequence[str]) -> Path:
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     # The base of this error is that of the HTTP client, which differs between hub versions.
     network_errors = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
+    only_cache, reason = bool(constants.HF_HUB_OFFLINE), "HF_HUB_OFFLINE is set"
+    if not only_cache:
+        try:
+            # The library's own first question waits for ever for a hub that does not answer.
+            HfApi().repo_info(name, revision=revision, timeout=HUB_SECONDS)
+        except network_errors as error:
+            only_cache, reason = True, type(error).__name__
     try:
         folder = snapshot_download(
             name,
             revision=revision,
             allow_patterns=list(files),
-            local_files_only=constants.HF_HUB_OFFLINE,
+            local_files_only=only_cache,
         )
     except network_errors as error:
-        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else type(error).__name__
+        reason = reason if only_cache else type(error).__name__
         where = f"{name}@{revision}" if revision else name
         raise EnvironmentFault(
             f"checkpoint {where} is not in the cache and cannot be fetched ({reason})",

@@ -23,6 +23,7 @@ from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.training.distributed import Ranks, process_group, tell_nobody
 from regatta.training.loop import train_run
 from regatta.worker.labels import training_counts, with_label_share
+from regatta.worker.pinned_weights import pinned
 from regatta.worker.run_data import RunData, find_runs, load_run_data
 from regatta.worker.sharing import clip_recipes, open_sharing
 from regatta.worker.status_writer import StatusWriter
@@ -76,6 +77,7 @@ def _train(
     status: StatusWriter,
     observe: Callable[[dict[str, Any]], None],
 ) -> dict:
+    run_spec = replace(run_spec, entry=pinned(folder, run_spec.entry))
     entry, study = run_spec.entry, folder.study()
     seed, writes = study.data.split_seed, ranks.is_first
     data = replace(
