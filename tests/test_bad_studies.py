@@ -108,6 +108,7 @@ def test_what_would_fail_after_training_is_refused_while_reading_the_data(
     assert_told(told, 2, *words)
 
 
+@pytest.mark.fault(12)
 def test_damaged_files_stop_a_study_by_name_and_leave_a_truthful_status(home: Path):
     (home / "videos" / "train" / "a" / "empty.avi").write_bytes(b"")
     assert_told(regatta("run", "s.yaml", cwd=home), 2, "1 of 9 samples cannot be used")
@@ -141,6 +142,7 @@ def test_a_refused_second_launch_does_not_touch_the_first(home: Path):
     assert not folder.lease.exists()
 
 
+@pytest.mark.fault(14)
 def test_a_file_replaced_after_the_scan_is_found_and_never_mixed_in(home: Path):
     folder = open_study(home / "runs", load_study(home / "s.yaml", ["train.epochs=1"]))
     run_id = folder.runs()[0][0].run_id
@@ -154,6 +156,24 @@ def test_a_file_replaced_after_the_scan_is_found_and_never_mixed_in(home: Path):
     told = regatta("prepare", "--study", "runs/s", cwd=home, module="regatta.worker")
     assert_told(told, 2, "began on other data", f"--restart {run_id}")
     assert folder.manifest.read_bytes() == manifest
+
+
+@pytest.mark.fault(28)
+@pytest.mark.slow
+@pytest.mark.soak
+def test_a_damaged_prediction_is_refused_by_compare_and_redone_by_run(home: Path):
+    words = ("--set", "compare.replicates=100")
+    assert_told(regatta("run", "s.yaml", *words, cwd=home), 0)
+    ((_, run),) = StudyFolder(home / "runs" / "s").runs()
+    (part,) = run.path.glob("predictions/*/part-*.parquet")
+    good = part.read_bytes()
+    damaged = bytearray(good)
+    damaged[len(good) // 2] ^= 1
+    part.write_bytes(damaged)
+    assert_told(regatta("compare", "runs/s", cwd=home), 1, "missing or was changed", part.name)
+    told = regatta("run", "s.yaml", *words, cwd=home)
+    assert_told(told, 0, f"{part.name} was changed after judging; judging it again")
+    assert part.read_bytes() == good
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +214,7 @@ def test_one_diverging_entry_fails_by_name_and_the_others_are_reported(half_good
     assert not (path / "lease.json").exists()
 
 
+@pytest.mark.fault(12)
 def test_a_dropped_file_is_in_the_record_and_in_the_report(half_good):
     path, _ = half_good
     dropped = json.loads((path / "data.json").read_text())["dropped"]

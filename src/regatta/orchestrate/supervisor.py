@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 from regatta.config.expand import protocol_id, trained_runs
 from regatta.config.schema import Study
-from regatta.core.errors import EnvironmentFault
+from regatta.core.errors import DiskError, EnvironmentFault, RecordError, RegattaError
 from regatta.core.files import keep_in_place, require_in_place
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.causes import (
@@ -34,6 +34,7 @@ from regatta.orchestrate.run_states import (
     write_stopped,
 )
 from regatta.orchestrate.snapshot import status_of
+from regatta.records.changed_parts import withdraw_changed
 from regatta.records.clip_pool import small_shared_memory
 from regatta.records.in_hand import BOARD_VARIABLE, read_boards, remove_boards
 from regatta.records.run_folder import RunFolder, StudyFolder
@@ -100,12 +101,19 @@ class Supervisor:
 
     def _abandon(self, error: EnvironmentFault) -> None:
         """End what is at work, since nobody would look after it, and say why in its status."""
+        for job in self._running():
+            self._launcher.terminate(job.task.id)
+        deadline = time.monotonic() + self._study.launch.grace_seconds
+        while self._running() and time.monotonic() < deadline and not self._stop.is_urgent:
+            for ended in self._launcher.wait(TICK_SECONDS):
+                self._jobs[ended.task_id].state = "stopped"
         self._launcher.close()
         for run in self._runs if self._speaks else ():
             if status_of(run).state in {"queued", *LIVE}:
                 write_abandoned(run, failure_of(error))
 
     def _run(self) -> int:
+        self._withdraw_changed()
         plan = self._plan()
         self._announce(plan)
         self._settle(plan)
@@ -178,6 +186,12 @@ class Supervisor:
         trouble = small_shared_memory(int(launch.share_gib * 2**30))
         if trouble and launch.share and plan.of_kind("train"):
             self._say(trouble)
+
+    def _withdraw_changed(self) -> None:
+        """Have judged again what was changed or lost after it was judged."""
+        for run in self._runs if self._speaks and "judge" in self._only else ():
+            for path in withdraw_changed(run.predictions(self._protocol)):
+                self._say(f"{run.run_id}: {path.name} was changed after judging; judging it again")
 
     def _settle(self, plan: Plan) -> None:
         planned = plan.run_ids(*ALL_KINDS)
@@ -263,8 +277,7 @@ class Supervisor:
                 self._refuse_for_good(job, error)
                 continue
             if refusal is None:
-                self._begin(job)
-                one_is_alone = job.alone
+                one_is_alone = self._begun(job) and job.alone
             elif refusal.is_memory:
                 if not job.memory_was_asked:
                     job.memory_was_asked = True
@@ -274,7 +287,18 @@ class Supervisor:
             else:
                 refused.add(demand)
 
-    def _refuse_for_good(self, job: Job, error: EnvironmentFault) -> None:
+    def _begun(self, job: Job) -> bool:
+        """Start it; what only this job cannot get over costs no other its work."""
+        try:
+            self._begin(job)
+        except DiskError:
+            raise
+        except (EnvironmentFault, RecordError) as error:
+            self._refuse_for_good(job, error)
+            return False
+        return True
+
+    def _refuse_for_good(self, job: Job, error: RegattaError) -> None:
         """Give up what can never start here; the other tasks go on."""
         job.state, job.failure = "failed", failure_of(error)
         self._given_up.update(job.task.run_ids)
