@@ -150,7 +150,8 @@ def _more_shared_memory() -> str:
 
 def _by_signal(ended: Ended, log: Path, log_start: int) -> Failure:
     number = -ended.exit_code
-    name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+    named = {each.value: each.name for each in signal.Signals}
+    name = named.get(number, f"signal {number}")
     if number == signal.SIGKILL and ended.oom_kills > 0:
         message = f"the host ran out of memory and killed it; {ended.memory_text}"
         return Failure("out_of_memory", message, _LESS_MEMORY, ended.exit_code, True, alone=True)

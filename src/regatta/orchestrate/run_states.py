@@ -50,6 +50,8 @@ def write_settled(run: RunFolder, protocol: str, *, waiting: bool) -> Status:
             return before
         return write_status(run.status, replace(before, **{**_CLEAN, "state": "done", "phase": ""}))
     state = "queued" if waiting else resting_state(run)
+    if before.state == state == "interrupted":
+        return before
     after = replace(before, **{**_CLEAN, "state": state, "phase": next_phase(run)})
     return before if after == before else write_status(run.status, after)
 

@@ -29,7 +29,10 @@ State = Literal[
 """unknown = its scheduler gives no answer; said by observers, never written.
 imported = its predictions were made elsewhere; nothing is ever started for it."""
 RESUME = "run the same command again: it resumes from the last checkpoint"
+SEE_LOG = "see log.txt beside this file, then run the same command again"
 LIVE: frozenset[str] = frozenset({"starting", "running", "stopping"})
+STOPPED: frozenset[str] = frozenset({"failed", "interrupted", "lost"})
+"""Over, but not as it should be."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def write_status(path: Path, status: Status) -> Status:
     Raises:
         DiskError: it cannot be written; last words are, on a full disk too, if there is a file.
     """
-    stamped = replace(status, heartbeat=time.time())
+    stamped = replace(with_next_step(status), heartbeat=time.time())
     try:
         write_json(path, asdict(stamped), durable=False)
     except DiskError:
@@ -151,6 +154,15 @@ def write_status(path: Path, status: Status) -> Status:
         if not _overwritten(path, stamped):
             raise
     return stamped
+
+
+def with_next_step(status: Status) -> Status:
+    """Every stop has a cause and a next step, whoever words it."""
+    if status.state not in STOPPED:
+        return status
+    cause = {"failed": "crash", "interrupted": "stopped"}.get(status.state, "lost")
+    step = SEE_LOG if status.state == "failed" else RESUME
+    return replace(status, cause=status.cause or cause, next_step=status.next_step or step)
 
 
 def _overwritten(path: Path, status: Status) -> bool:
