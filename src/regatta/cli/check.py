@@ -73,17 +73,16 @@ def check(
 
 
 def _read_data(runs: Path, study: Study) -> None:
-    """Do the first task of the study, unless it is done; its process says what is wrong itself."""
-    from regatta.orchestrate.plan import WORKER_COMMAND, is_prepared
-    from regatta.records.run_folder import open_study
+    """Do the first task of the study, unless it is done; the study is held meanwhile."""
+    from regatta.core.signals import StopFlag
+    from regatta.orchestrate.one_worker import read_data
+    from regatta.records.run_folder import held_study
 
-    folder = open_study(runs, study)
-    if is_prepared(folder, study):
-        return
-    command = [*WORKER_COMMAND, "prepare", "--study", str(folder.path)]
-    child = subprocess.run(command, check=False)
-    if child.returncode:
-        raise typer.Exit(child.returncode)
+    stop = StopFlag()
+    with stop.handling(), held_study(runs, study) as folder:
+        read_data(folder, study, echo=_say, env={}, stop=stop)
+    if stop.requested:
+        raise typer.Exit(stop.exit_code)
 
 
 def _say(text: str) -> None:

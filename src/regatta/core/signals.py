@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -32,6 +34,17 @@ class StopFlag:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         return self
+
+    @contextmanager
+    def handling(self) -> Iterator[StopFlag]:
+        """`install` for the length of the block."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.install()
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def request(self, name: str = "SIGTERM") -> None:
         """Ask for a stop from code, as a signal would."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,22 +11,18 @@ from typing import Any
 
 from regatta.config.load import dump_study
 from regatta.config.schema import Study
-from regatta.core.errors import ConfigError, RunError
+from regatta.core.errors import ConfigError
 from regatta.core.files import ensure_writable, read_json_lines, write_json, write_text
 from regatta.core.signals import StopFlag
-from regatta.orchestrate.bound_process import start_bound
 from regatta.orchestrate.devices import Machine, find_slots, host_memory, this_machine
-from regatta.orchestrate.finish import last_error
 from regatta.orchestrate.local import task_environment
-from regatta.orchestrate.plan import WORKER_COMMAND, is_prepared
-from regatta.orchestrate.processes import signal_group
+from regatta.orchestrate.one_worker import read_data, run_worker
 from regatta.records.lease import refuse_if_held, study_lease
 from regatta.records.run_folder import StudyFolder, check_ours
 
 PROFILER_COMMAND = (sys.executable, "-m", "regatta.worker.profile")
 MEMORY_SHARE = 0.9
 """Of the free memory that a measurement may take, where the study sets no limit."""
-_POLL_SECONDS = 0.1
 
 
 def open_profile_folder(runs_root: Path, study: Study) -> StudyFolder:
@@ -81,10 +75,7 @@ def profile_study(
     threads = study.launch.threads_per_run or machine.cores
     env = task_environment(place, threads)
     with study_lease(folder.lease):
-        if not is_prepared(folder, study):
-            echo("reading the data")
-            command = [*WORKER_COMMAND, "prepare", "--study", str(folder.path)]
-            _run(command, log=folder.prepare_log, env=env, stop=stop)
+        read_data(folder, study, echo=echo, env=env, stop=stop)
         if not stop.requested:
             place_words = ["--device", place.device, "--threads", str(threads)]
             _measure(folder, study, entries, place_words, env=env, stop=stop, show=show)
@@ -122,7 +113,7 @@ def _measure(
 
         command = [*PROFILER_COMMAND, "--study", str(folder.path), "--request", str(request)]
         command += ["--progress", str(progress), *place_words]
-        _run(command, log=folder.path / "profile.log", env=env, stop=stop, tick=look)
+        run_worker(command, log=folder.path / "profile.log", env=env, stop=stop, tick=look)
 
 
 def _check_precisions(study: Study, device: str) -> None:
@@ -146,35 +137,3 @@ def _scratch(folder: StudyFolder) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _run(
-    command: list[str],
-    *,
-    log: Path,
-    env: dict[str, str],
-    stop: StopFlag,
-    tick: Callable[[], None] = lambda: None,
-) -> None:
-    """Run a worker to its end; a stop ends it at once, for it has nothing to save.
-
-    Raises:
-        RunError: with the exit code and the last error of its log.
-    """
-    log.unlink(missing_ok=True)
-    child = start_bound(command, log=log, env=env)
-    try:
-        while child.poll() is None and not stop.requested:
-            tick()
-            time.sleep(_POLL_SECONDS)
-    finally:
-        if child.poll() is None:
-            signal_group(child.pid, signal.SIGKILL)
-        child.wait()
-    tick()
-    if child.returncode and not stop.requested:
-        text = last_error(log) or f"exit code {child.returncode}"
-        # An error of ours has told its place and next step already.
-        error = RunError(text, where=None if "\n" in text else log)
-        error.exit_code = child.returncode if child.returncode > 0 else 1
-        raise error
