@@ -427,3 +427,35 @@ def test_a_killed_supervisor_ends_its_workers_and_the_next_one_finishes(
     assert [s["begin"] for s in toy.starts("train")[2:]] == [2, 2]
     assert {toy.status(name).state for name in ("ann", "bob")} == {"done"}
     wait_until(lambda: not session_of(again.pid), "nothing is left of the second one's Ray")
+
+
+ADMIT = """
+import os, subprocess, sys
+from regatta.config.schema import LaunchSection
+from regatta.orchestrate.devices import this_machine
+from regatta.orchestrate.ray_cluster import join_cluster
+launch = LaunchSection.model_validate({"on": "ray", "device": "cpu"})
+join_cluster(this_machine(launch), launch)
+import ray
+address = ray.get_runtime_context().gcs_address
+knows = dict(os.environ)
+stranger = {k: v for k, v in knows.items() if not k.startswith("RAY_AUTH")}
+join = f"import ray; ray.init(address='{address}', log_to_driver=False)"
+for variables in (stranger, knows):
+    done = subprocess.run([sys.executable, "-c", join], env=variables, capture_output=True)
+    print(done.returncode, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_cluster_of_our_own_admits_nobody_who_lacks_its_token():
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", ADMIT],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.stdout.split() == ["1", "0"], done.stderr[-2000:]

@@ -251,7 +251,7 @@ def knock_here(path: Path, *, hello: dict[str, Any]) -> Link:
     try:
         connecting.connect(str(path))
         # In a folder for all users anybody could listen at this name.
-        if path.stat().st_uid != os.getuid():
+        if _user_behind(connecting, path) != os.getuid():
             raise PermissionError("the socket is another user's")
     except OSError as error:
         connecting.close()
@@ -259,6 +259,16 @@ def knock_here(path: Path, *, hello: dict[str, Any]) -> Link:
     link = Link(connecting)
     link.send(**hello)
     return link
+
+
+def _user_behind(connected: socket.socket, path: Path) -> int:
+    """Who listens at the other end of a socket of this machine: the kernel knows, where it is
+    Linux; else the owner of the name."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return path.stat().st_uid
+    size = struct.calcsize("3i")
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    return struct.unpack("3i", credentials)[1]
 
 
 def own_addresses(names: Iterable[str]) -> list[str]:
@@ -320,7 +330,12 @@ def listen_here(path: Path) -> socket.socket:
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     try:
-        listener.bind(str(path))
+        # Whoever may write it may join as a rank: this user alone, whatever the usual mask.
+        mask = os.umask(0o077)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(mask)
         listener.listen(MOST_GREETINGS)
     except OSError:
         listener.close()

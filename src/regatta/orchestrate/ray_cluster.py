@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import floor
+from secrets import token_hex
 from types import ModuleType
 from urllib.parse import urlsplit
 
@@ -94,6 +95,8 @@ def join_cluster(machine: Machine, launch: LaunchSection) -> Cluster:
         )
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    if launch.address is None:
+        _lock_own_cluster()
     # Looked at before Ray is loaded, which takes longer than to say no.
     gpus = choose_gpus(machine, launch) if launch.address is None else ()
     if launch.address is not None:
@@ -115,6 +118,15 @@ def join_cluster(machine: Machine, launch: LaunchSection) -> Cluster:
         except (OSError, RuntimeError, ValueError, RayError) as error:
             raise _unreachable(launch.address or "this machine", str(error)) from error
     return Cluster(ray, launch.address or "this machine", joined_here=True)
+
+
+def _lock_own_cluster() -> None:
+    """A cluster of this process alone admits only those that know its token, which is nowhere on
+    disk: Ray listens on all interfaces, and whoever may speak to it may run code."""
+    # Ray reads these once, when it is loaded.
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = token_hex(32)
 
 
 @contextmanager

@@ -186,6 +186,25 @@ class _OneWorker(LocalLauncher):
         return start_bound(task.argv(device=order.device, threads=threads), log=task.log, env=env)
 
 
+_PASSED_ON = (
+    "PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHON", "LANG", "LC_", "TZ",
+    "REGATTA_", "HF_HOME", "HF_HUB_", "TRANSFORMERS_", "XDG_CACHE_HOME", "TORCH", "CUDA_",
+    "CUBLAS_", "NVIDIA_", "NCCL_", "GLOO_", "OMP_", "MKL_", "OPENBLAS_", "MALLOC_", "KMP_",
+)  # fmt: skip
+"""Beginnings of names of variables that a worker elsewhere may need. Ray carries them in clear
+text: keys and tokens are not among them, they are set on the nodes."""
+_SECRET = ("KEY", "TOKEN", "SECRET", "PASSW", "CREDENTIAL")
+
+
+def passed_on_variables() -> dict[str, str]:
+    """This process's variables for workers on other nodes, without anything secret."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(_PASSED_ON) and not any(word in name.upper() for word in _SECRET)
+    }
+
+
 def rank_variables(seats: list[Seat]) -> list[dict[str, str]]:
     """What tells each process of a task its place: its GPUs, and its rank when there are several.
 

@@ -7,7 +7,6 @@ as its child. The worker ends with its actor, and Ray ends the actors with this 
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from regatta.orchestrate.ray_host import (
     Seat,
     for_rank,
     lease_content,
+    passed_on_variables,
     rank_variables,
 )
 from regatta.orchestrate.ray_places import Place, Places
@@ -190,7 +190,7 @@ class RayLauncher:
         seats: list[Seat] = ray.get(looks, timeout=SEAT_SECONDS)
         device = "cuda:0" if self._shape.on_gpu else "cpu"
         orders = [
-            Order(for_rank(task, seats, rank), device, threads, variables, dict(os.environ))
+            Order(for_rank(task, seats, rank), device, threads, variables, passed_on_variables())
             for rank, variables in enumerate(rank_variables(seats))
         ]
         pairs = zip(hosts, orders, strict=True)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 from regatta.config.expand import trained_runs
@@ -233,6 +234,18 @@ def _options(study: Study, tasks: Sequence[ClusterTask], facts: Facts) -> dict[s
     return {"wckey": None, **{key: value for key, value in options.items() if value is not None}}
 
 
+def _make_own_folder(path: Path) -> None:
+    """What stands there is unpickled, so run, by the jobs: nobody else may write it."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise EnvironmentFault(
+            "others could put code into the folder of the jobs",
+            where=path,
+            hint="look at what is in it, then remove it: the next launch makes it anew",
+        )
+
+
 def _submit(
     folder: StudyFolder,
     name: str,
@@ -245,8 +258,7 @@ def _submit(
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     jobs_folder = folder.path / "slurm"
-    # What stands there is unpickled, so run, by the jobs.
-    jobs_folder.mkdir(mode=0o700, exist_ok=True)
+    _make_own_folder(jobs_folder)
     executor = submitit.SlurmExecutor(folder=jobs_folder / name, max_num_timeout=MOST_TIMEOUTS)
     # An option of sbatch that is switched off is one that is not there.
     more = {key: value for key, value in extra.items() if value is not False}
