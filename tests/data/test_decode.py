@@ -137,6 +137,7 @@ def test_an_index_beyond_the_counted_frames_names_file_index_and_count(tmp_path:
         read_frames(path, [-1])
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize(("name", "turns"), TURNED_CLIPS.items())
 def test_rotation_metadata_is_honoured(shared_data: Path, name: str, turns: int):
     path = shared_data / "video" / name
@@ -210,6 +211,7 @@ def test_timestamps_are_those_of_a_varying_frame_rate(tmp_path: Path):
     assert facts.fps == pytest.approx(6 / 1.0)
 
 
+@pytest.mark.fault(12)
 def test_timestamps_count_from_the_first_frame(tmp_path: Path):
     path = write_with_stamps(tmp_path / "late.mkv", [500, 600, 700], Fraction(1, 1000))
     with av.open(str(path)) as container:
@@ -305,6 +307,7 @@ def test_probe_agrees_with_ffprobe_on_real_clips(shared_data: Path):
         assert facts.bits == (10 if "10bits" in name else 8)
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
@@ -368,6 +371,7 @@ def test_text_in_another_encoding_inside_a_file_does_no_harm(tmp_path: Path):
     assert probe(path).counted_frames == 3
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("cover", [False, True])
 def test_sound_without_pictures_is_named(tmp_path: Path, cover: bool):
     path = tmp_path / "sound.mp4"
@@ -397,6 +401,7 @@ def test_damage_inside_a_file_is_an_error_with_the_frame(shared_data: Path):
     assert len(read_frames(path, [0, 5]).images) == 2
 
 
+@pytest.mark.fault(12)
 def test_a_change_of_picture_size_is_an_error(tmp_path: Path):
     path = tmp_path / "two.h264"
     path.write_bytes(raw_h264(moving_pattern(4)) + raw_h264(moving_pattern(4, 96, 128)))
@@ -425,6 +430,7 @@ def test_limits_are_named_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             read_frames(path, [0, 1, 2])
 
 
+@pytest.mark.fault(14)
 def test_a_stop_request_ends_a_probe(tmp_path: Path):
     path = write_video(tmp_path / "clip.mp4", moving_pattern(40), fps=10)
     polled: list[int] = []

@@ -158,6 +158,8 @@ def test_a_cached_sample_needs_its_file_no_more(samples, augment, tmp_path):
     assert sum(len(batch.sample_ids) for batch in cached.batches(1)) == 3
 
 
+@pytest.mark.fault(14)
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("threads", [0, 2])
 def test_a_removed_file_is_an_error_with_its_path(tmp_path, threads):
     own = [make_sample(tmp_path, number) for number in range(4)]

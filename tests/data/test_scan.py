@@ -106,6 +106,7 @@ def test_the_same_folder_gives_the_same_manifest_elsewhere(root: Path, tmp_path:
     assert build(root, split_seed=7).hash() != first.hash()
 
 
+@pytest.mark.fault(12)
 def test_given_validation_is_kept_and_missing_validation_is_carved(listed: Path):
     manifest = build(listed, "manifest")
     assert {s.sample_id for s in manifest.split("validation")} == {
@@ -163,6 +164,7 @@ def test_long_damage_lists_are_cut_and_counted(root: Path):
     assert "and 15 more" in str(error.value)
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("cut", [0.3, 0.6, 0.95])
 @pytest.mark.parametrize("suffix", [".avi", ".mp4", ".mkv"])
 def test_a_cut_file_is_never_taken_for_a_whole_one(tmp_path: Path, suffix: str, cut: float):

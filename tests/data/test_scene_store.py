@@ -216,6 +216,8 @@ def test_who_waits_for_another_maker_gives_signs_of_life_and_hears_a_stop(
     assert os.listdir(marker.parent) == [marker.name]
 
 
+@pytest.mark.fault(14)
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("lost", ["videos/traj_00004_cam2.mkv", "labels/traj_00004.json"])
 def test_a_lost_file_is_listed_by_id_and_stops(made: Path, tmp_path: Path, lost: str) -> None:
     root = shutil.copytree(made, tmp_path / "data")

@@ -126,6 +126,8 @@ def run_offline(home: Path, checkpoints: dict[str, str]) -> subprocess.Completed
     )
 
 
+@pytest.mark.fault(27)
+@pytest.mark.fault(27)
 def put_in_cache(home: Path, name: str, write: Callable[[Path], object], *, ref: str) -> None:
     store = home / "hub" / f"models--{name.replace('/', '--')}"
     snapshot = store / "snapshots" / COMMIT

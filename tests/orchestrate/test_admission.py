@@ -161,6 +161,7 @@ def test_a_guess_forbids_nothing_where_nothing_else_runs():
     )
 
 
+@pytest.mark.fault(16)
 def test_memory_that_nobody_of_ours_holds_is_waited_for_and_then_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ):

@@ -70,6 +70,7 @@ def test_a_mirror_that_is_switched_on_late_gets_what_was_before(tmp_path: Path):
     assert {tag: [s for s, _ in points] for tag, points in events(tmp_path).items()} == expected
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize("call", [1, 6])
 def test_a_mirror_that_fails_is_named_once_and_the_run_is_what_it_is_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, call: int
