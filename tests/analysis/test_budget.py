@@ -133,6 +133,18 @@ def test_the_ledger_has_every_part_of_the_budget(tmp_path: Path) -> None:
         assert {"device_seconds", "skipped_steps", "best_epoch", "runs"} <= set(row)
 
 
+@pytest.mark.fault(18)
+def test_steps_that_were_left_out_are_counted_and_told(tmp_path: Path) -> None:
+    folder = built(tmp_path, seeds=[0, 1])
+    comparison = altered(
+        folder,
+        lambda name, seed: {"skipped_steps": 2 + seed} if name == "videomae" else {},
+    )
+    said = "videomae: 5 optimizer steps were left out because loss or gradient was not finite"
+    assert [w for w in comparison["budget"]["warnings"] if said in w]
+    assert not [w for w in comparison["budget"]["warnings"] if "timesformer: " in w]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [

@@ -81,6 +81,7 @@ def endless(home: Home, name: str, *, after: int = 0, **keys: Any) -> subprocess
 
 
 @pytest.mark.slow
+@pytest.mark.fault(3)
 def test_a_signal_to_torchrun_saves_and_a_killed_worker_is_named(home: Home):
     child = endless(home, "long", **{"launch.retries": 0})
     child.terminate()
@@ -101,6 +102,7 @@ def test_a_signal_to_torchrun_saves_and_a_killed_worker_is_named(home: Home):
 
 
 @pytest.mark.slow
+@pytest.mark.fault(19)
 def test_an_error_of_another_rank_is_the_error_of_the_run(home: Home, trained: str):
     words = ["--name", "gone", "--model", "videomae", "--epochs", "1", *WHAT, *RECIPE, *sets()]
     folder = home.study("gone")
@@ -198,6 +200,7 @@ def test_every_rank_works_and_only_the_first_speaks(ranks: Ranks):
     assert "torchrun, 2 processes, CPU" in outputs[1]
 
 
+@pytest.mark.fault(4)
 def test_one_rank_that_is_asked_to_stop_stops_all(ranks: Ranks):
     children = [ranks.start(0), ranks.start(1)]
     ranks.wait_for_workers()
@@ -207,6 +210,7 @@ def test_one_rank_that_is_asked_to_stop_stops_all(ranks: Ranks):
     assert not ranks.toy.folder.lease.exists()
 
 
+@pytest.mark.fault(1)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_that_is_gone_ends_the_other_and_all_workers(ranks: Ranks, victim: int):
     children = [ranks.start(0), ranks.start(1)]

@@ -93,6 +93,7 @@ def test_what_would_fail_again_is_not_tried_again(prepared: Toy, order: str, cau
     assert prepared.status("bob").state == "done"
 
 
+@pytest.mark.fault(17)
 def test_out_of_memory_is_tried_once_more_alone(tmp_path: Path):
     toy = Toy(tmp_path, toy_mapping(("ann", "bob", "cyd")))
     toy.prepare()
@@ -115,6 +116,7 @@ def test_out_of_memory_is_tried_once_more_alone(tmp_path: Path):
     assert (toy.status("ann").state, toy.status("ann").cause) == ("failed", "out_of_memory")
 
 
+@pytest.mark.fault(19)
 def test_a_silent_worker_is_dumped_killed_and_restarted(tmp_path: Path):
     toy = Toy(tmp_path, toy_mapping(("ann",), stall_seconds=1.0))
     toy.prepare()

@@ -1,6 +1,8 @@
 """Kill, or ask to stop, real workers on a tiny study of each kind of data; print what came out.
 
-python -m tests.training.real_workers FOLDER video|image|signal|scene|fusion kill|kill-all|term
+python -m tests.training.real_workers FOLDER KIND kill|kill-all|term|memory
+
+KIND is video, image, signal, scene or fusion.
 
 Each worker is a process that runs `regatta.worker` with its command line, forked from one that has
 all imports but has computed nothing. What is injected is a real signal at a named step or phase.
@@ -23,12 +25,12 @@ from typing import Any
 
 import torch
 import torch._dynamo
-import torch._inductor.config
 
 import regatta.worker.judge
 import regatta.worker.prepare
 import regatta.worker.train
 from regatta.config.load import study_from_mapping
+from regatta.evaluation.progress import Progress
 from regatta.records.metrics_stream import read_metrics
 from regatta.records.run_folder import RunFolder, StudyFolder, open_study
 from regatta.records.status import read_status
@@ -151,13 +153,14 @@ def term_in(phase: str, note: Path) -> Callable[[], None]:
         note.write_text(json.dumps([time.monotonic(), time.process_time()]))
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def before(owner: Any, name: str, number: int = 1) -> None:
+    def at_call(owner: Any, name: str, number: int = 1) -> None:
         calls, original = iter(range(1, 10**6)), getattr(owner, name)
 
         def watched(*args: Any, **options: Any) -> Any:
+            found = original(*args, **options)
             if next(calls) == number:
                 send()
-            return original(*args, **options)
+            return found
 
         setattr(owner, name, watched)
 
@@ -172,8 +175,9 @@ def term_in(phase: str, note: Path) -> Callable[[], None]:
         setattr(StatusWriter, "update", watched)  # noqa: B010
 
     return {
-        "warm-up": lambda: before(regatta.worker.train, "load_run_data"),
-        "train": lambda: before(training_run, "take_step", 3),
+        "warm-up": lambda: at_call(regatta.worker.train, "load_run_data"),
+        "train": lambda: at_call(training_run, "take_step", 3),
+        "judge": lambda: at_call(Progress, "poll"),
     }.get(phase, at_word)
 
 
@@ -225,7 +229,7 @@ class Bench:
         return {
             "ended": ended,
             "ended_at": at,
-            "status": {key: status[key] for key in ("state", "cause", "message")},
+            "status": {key: status[key] for key in ("state", "cause", "message", "next_step")},
             "finished": finished,
             "left": [str(path.relative_to(run.path)) for path in run.path.rglob("*.partial")],
             "outcome": outcome(run) if not any(finished) else None,
@@ -257,6 +261,29 @@ def terms(bench: Bench) -> dict[str, Any]:
     return report
 
 
+def memory(bench: Bench) -> dict[str, Any]:
+    """More memory is asked for than the limit of the process, in training and in judging."""
+
+    def ask_for_more(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def greedy(*args: Any, **options: Any) -> Any:
+            torch.empty(2**38)
+            return original(*args, **options)
+
+        setattr(owner, name, greedy)
+
+    def arm(owner: Any, name: str) -> Callable[[], None]:
+        def limited() -> None:
+            resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36))
+            ask_for_more(owner, name)
+
+        return limited
+
+    places = {"train": (training_run, "take_step"), "judge": (Progress, "poll")}
+    return {verb: bench.fault(verb, verb, arm(*place)) for verb, place in places.items()}
+
+
 def main(root: Path, kind: str, mode: str) -> None:
     torch.set_num_threads(1)
     bench = Bench(root, kind)
@@ -264,6 +291,8 @@ def main(root: Path, kind: str, mode: str) -> None:
     reference = bench.reference()
     if mode == "term":
         faults = terms(bench)
+    elif mode == "memory":
+        faults = memory(bench)
     else:
         faults = kills(bench, reference["steps"], every=mode == "kill-all")
     print("\n" + json.dumps({"reference": reference, "faults": faults}))

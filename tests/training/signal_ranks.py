@@ -1,4 +1,4 @@
-"""The same training on windows of signals in one, two and three processes.
+"""The same training on windows of signals in one, two, three and seven processes.
 
 python -m tests.training.signal_ranks FOLDER
 """
@@ -22,8 +22,10 @@ from regatta.training.loop import train_run
 from tests.training.forked import CPU, in_ranks
 from tests.training.tiny_training import CLASSES, tiny_run
 
-TRAINED, VALIDATED, EPOCHS, GLOBAL_BATCH = 31, 11, 2, 6
-"""31 windows are 5 global batches of 6 and one of a single window: two ranks of three get none."""
+TRAINED, VALIDATED, EPOCHS = 31, 11, 2
+GROUPS = {1: 6, 2: 6, 3: 6, 7: 14}
+"""Ranks -> global batch. 31 windows are 5 of 6 and one of a single window, or 2 of 14 and one of 3:
+two ranks of three, and four of seven, get none of the last."""
 
 
 class Window1d(nn.Module):
@@ -54,7 +56,7 @@ class Noted:
             yield batch
 
 
-def windows(count: int, *, name: str, ranks: Ranks) -> Noted:
+def windows(count: int, *, name: str, ranks: Ranks, batch: int) -> Noted:
     """Noise in which the channel of a window's class is larger; this rank's share."""
     labels = [row % len(CLASSES) for row in range(count)]
     signals_NCL = torch.randn(count, 3, 16, generator=torch.Generator().manual_seed(count))
@@ -65,7 +67,7 @@ def windows(count: int, *, name: str, ranks: Ranks) -> Noted:
             signals_NCL,
             labels,
             [f"{name}-{row}" for row in range(count)],
-            batch_size=GLOBAL_BATCH // ranks.world,
+            batch_size=batch // ranks.world,
             seed=7,
             device=CPU,
             rank=ranks.rank,
@@ -74,16 +76,20 @@ def windows(count: int, *, name: str, ranks: Ranks) -> Noted:
     )
 
 
-def train(root: Path, ranks: Ranks, *, module: nn.Module | None = None) -> None:
-    path = root / f"world-{ranks.world}"
+def folder(root: Path, world: int, batch: int) -> Path:
+    return root / f"batch-{batch}-in-{world}"
+
+
+def train(root: Path, ranks: Ranks, *, batch: int = 6, module: nn.Module | None = None) -> None:
+    path = folder(root, ranks.world, batch)
     torch.manual_seed(3)
     module = module or Window1d()
     first, validation = (
-        windows(n, name=s, ranks=ranks) for s, n in (("t", TRAINED), ("v", VALIDATED))
+        windows(n, name=s, ranks=ranks, batch=batch) for s, n in (("t", TRAINED), ("v", VALIDATED))
     )
     recipe: dict[str, Any] = {
         "epochs": EPOCHS,
-        "batch_size": GLOBAL_BATCH // ranks.world,
+        "batch_size": batch // ranks.world,
         "parallel": "ddp",
     }
     run = tiny_run(path, **recipe, accumulate=2)
@@ -96,8 +102,9 @@ def train(root: Path, ranks: Ranks, *, module: nn.Module | None = None) -> None:
 
 
 def main(root: Path) -> None:
-    for world in (1, 2, 3):
-        assert in_ranks(world, lambda ranks: train(root, ranks)) == [0] * world
+    for world, batch in (*GROUPS.items(), (1, GROUPS[7])):
+        ended = in_ranks(world, lambda ranks, batch=batch: train(root, ranks, batch=batch))
+        assert ended == [0] * world
 
 
 if __name__ == "__main__":

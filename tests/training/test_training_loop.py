@@ -199,6 +199,7 @@ def test_nonfinite_stop_names_step_and_samples_and_keeps_the_last_checkpoint(tmp
     assert json.loads((slot / "state.json").read_text())["progress"]["step"] == 6
 
 
+@pytest.mark.fault(18)
 def test_nonfinite_skip_counts_the_step_and_leaves_no_trace_in_weights_or_statistics(
     tmp_path: Path,
 ):
@@ -215,6 +216,7 @@ def test_nonfinite_skip_counts_the_step_and_leaves_no_trace_in_weights_or_statis
     assert math.isfinite(results["history"]["train_loss"][1])
 
 
+@pytest.mark.fault(18)
 def test_nonfinite_skip_ends_the_run_beyond_its_limit(tmp_path: Path):
     loader = poisoned({(0, 1), (0, 3), (1, 0)})
     run = tiny_run(

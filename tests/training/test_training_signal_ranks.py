@@ -14,7 +14,15 @@ from safetensors.torch import load_file
 
 from regatta.training.distributed import ONE_PROCESS
 from regatta.training.guards import OutOfMemoryError
-from tests.training.signal_ranks import EPOCHS, TRAINED, VALIDATED, Window1d, train
+from tests.training.signal_ranks import (
+    EPOCHS,
+    GROUPS,
+    TRAINED,
+    VALIDATED,
+    Window1d,
+    folder,
+    train,
+)
 from tests.training.tiny_training import outcome
 
 pytestmark = pytest.mark.slow
@@ -23,18 +31,18 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("windows")
-    command = [sys.executable, "-m", "tests.training.signal_ranks", str(folder)]
+    root = tmp_path_factory.mktemp("windows")
+    command = [sys.executable, "-m", "tests.training.signal_ranks", str(root)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return folder
+    return root
 
 
 @pytest.mark.fault(20)
-@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("world", list(GROUPS))
 def test_every_window_is_seen_once_per_epoch_over_all_processes(root: Path, world: int):
     shares = [
-        json.loads((root / f"world-{world}" / f"saw-{rank}.json").read_text())
+        json.loads((folder(root, world, GROUPS[world]) / f"saw-{rank}.json").read_text())
         for rank in range(world)
     ]
     for epoch in range(EPOCHS):
@@ -44,15 +52,17 @@ def test_every_window_is_seen_once_per_epoch_over_all_processes(root: Path, worl
     assert validated == {f"v-{row}": EPOCHS for row in range(VALIDATED)}
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.fault(20)
+@pytest.mark.parametrize("world", [2, 3, 7])
 def test_processes_with_one_global_batch_learn_what_one_process_learns(root: Path, world: int):
-    one, many = outcome(root / "world-1"), outcome(root / f"world-{world}")
+    paths = [folder(root, count, GROUPS[world]) for count in (1, world)]
+    one, many = map(outcome, paths)
     assert many["samples_seen"] == one["samples_seen"] == TRAINED * EPOCHS
     for first, second in zip(one["history"], many["history"], strict=True):
         assert second == pytest.approx(first, abs=1e-5)
         for key in ("val_acc", "val_balanced_accuracy", "val_macro_f1"):
             assert second[key] == first[key]
-    weights = [load_file(root / f"world-{n}" / "model/model.safetensors") for n in (1, world)]
+    weights = [load_file(path / "model/model.safetensors") for path in paths]
     for key in weights[0]:
         torch.testing.assert_close(weights[0][key], weights[1][key], rtol=0, atol=1e-5)
 

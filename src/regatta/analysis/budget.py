@@ -108,6 +108,12 @@ def budget_ledger(judged: JudgedStudy) -> dict[str, Any]:
         for key in BUDGET_KEYS
         if len({row[key] for row in trained}) > 1
     ]
+    warnings += [
+        f"{row['entry']}: {row['skipped_steps'] * row['runs']:.0f} optimizer steps were left out "
+        "because loss or gradient was not finite (train.nonfinite: skip)"
+        for row in trained
+        if row["skipped_steps"]
+    ]
     if imported and trained:
         warnings.append(f"the budget of {', '.join(imported)} is not known: imported")
     if differing:
