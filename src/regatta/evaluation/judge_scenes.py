@@ -269,8 +269,14 @@ def complete_scenes(
     *,
     part_samples: int,
     classes: Sequence[str],
+    first: Callable[[dict[str, Any]], None] | None = None,
 ) -> bool:
     """As `judged_parts.complete_heads`."""
     return complete_heads(
-        entry, samples, protocol.conditions, part_samples=part_samples, classes=classes
+        entry,
+        samples,
+        protocol.conditions,
+        part_samples=part_samples,
+        classes=classes,
+        first=first,
     )

@@ -411,6 +411,7 @@ def complete_heads(
     *,
     part_samples: int,
     classes: Sequence[str],
+    first: Callable[[dict[str, Any]], None] | None = None,
 ) -> bool:
     """Mark the predictions of all heads or targets as whole once every part of every shard is
     there.
@@ -418,6 +419,9 @@ def complete_heads(
     The folder of the first comes last: where it is complete, all are. Harmless to repeat, also by
     several shards at once.
 
+    Args:
+        first: what else belongs to a judged run, written before the folder of the first is marked;
+            see `records.predictions.write_complete`.
     Returns:
         False when a part is missing or damaged, or the parts are of another judging.
     """
@@ -429,6 +433,7 @@ def complete_heads(
             part_samples=part_samples,
             classes=classes,
             fingerprint=entry.fingerprint,
+            first=first if folder == entry.folder else None,
         )
         for folder in reversed(entry.folders)
     )

@@ -154,11 +154,14 @@ def finalize_predictions(
     part_samples: int,
     classes: Sequence[str],
     fingerprint: dict[str, Any],
+    first: Callable[[dict[str, Any]], None] | None = None,
 ) -> bool:
     """Mark the predictions as complete once every part of every shard is there.
 
     Harmless to repeat, also by several shards at once.
 
+    Args:
+        first: as of `records.predictions.write_complete`.
     Returns:
         False when a part is missing or damaged, or the parts are of another judging.
     """
@@ -176,6 +179,7 @@ def finalize_predictions(
         sample_ids=[sample.sample_id for sample in samples],
         fingerprint=fingerprint,
         cost=total_cost(folder),
+        first=first,
     )
     return True
 

@@ -14,7 +14,7 @@ are not known, as in predictions that were imported.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -133,8 +133,14 @@ def write_complete(
     sample_ids: list[str],
     fingerprint: dict[str, Any],
     cost: dict[str, Any],
+    first: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
-    """Mark a run's predictions as whole: every part on disk listed with its hash. Written last."""
+    """Mark a run's predictions as whole: every part on disk listed with its hash. Written last.
+
+    Args:
+        first: what else belongs to a judged run; given the record before it is written, for
+            `read_run_predictions`.
+    """
     parts = {path.name: file_hash(path) for path in sorted(folder.glob("part-*.parquet"))}
     record = complete_record(
         parts,
@@ -144,6 +150,8 @@ def write_complete(
         fingerprint=fingerprint,
         cost=cost,
     )
+    if first is not None:
+        first(record)
     write_json(folder / "complete.json", record)
 
 
@@ -207,21 +215,24 @@ class RunPredictions:
         return self.scores.argmax(axis=2) == self.labels[None, :]
 
 
-def read_run_predictions(folder: Path, *, run_id: str, entry: str, seed: int) -> RunPredictions:
+def read_run_predictions(
+    folder: Path, *, run_id: str, entry: str, seed: int, record: dict[str, Any] | None = None
+) -> RunPredictions:
     """Load and verify one run's predictions.
 
+    Args:
+        record: that is about to be written; None = that of `complete.json`.
     Raises:
         RecordError: not complete, a part is missing or changed, or samples and conditions do not
         form a full grid.
     """
-    marker = folder / "complete.json"
-    if not marker.is_file():
+    if record is None and not (folder / "complete.json").is_file():
         raise RecordError(
             "this run is not judged yet",
             where=folder,
             hint="finish it with: regatta run <study file>",
         )
-    complete = read_complete(folder)
+    complete = read_complete(folder) if record is None else _checked(record, folder)
     if complete.get("unit", "sample") != "sample":
         raise RecordError(
             "of this run it is only known how many samples of each class were right", where=folder
@@ -260,7 +271,10 @@ def read_run_predictions(folder: Path, *, run_id: str, entry: str, seed: int) ->
 def read_complete(folder: Path) -> dict[str, Any]:
     """What `complete_record` made, its conditions as such; RecordError for anything else."""
     path = folder / "complete.json"
-    content = read_json_object(path)
+    return _checked(read_json_object(path), path)
+
+
+def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         conditions = [
             Condition(_of(str, c["id"]), _of(dict, c["axes"]), _of(bool, c["is_reference"]))

@@ -97,10 +97,7 @@ def judge_scene_runs(
         write_scene_truth(bench.folder, bench.store, bench.manifest)
         for entry in alive if protocol.attention else []:
             _write_attention(entry, bench, device, poll)
-    whole = {entry.run_id: _complete(entry, bench, protocol, elsewhere) for entry in alive}
-    for entry in alive if protocol.explain else []:
-        if whole[entry.run_id]:
-            _write_explanations(entry, bench, poll)
+    whole = {entry.run_id: _complete(entry, bench, protocol, elsewhere, poll) for entry in alive}
     return whole, cost
 
 
@@ -149,8 +146,10 @@ def _complete(
     bench: SceneBench,
     protocol: SceneProtocol,
     elsewhere: Sequence[OodScenes],
+    poll: partial[None],
 ) -> bool:
-    """Mark the predictions as whole; those on the data's own scenes come last."""
+    """Mark the predictions as whole; those on the data's own scenes come last, after their answers
+    in words: a run that is judged is never judged again, so nothing may be missing then."""
     common: dict[str, Any] = {
         "part_samples": bench.part_samples,
         "classes": bench.manifest.classes,
@@ -159,11 +158,14 @@ def _complete(
         complete_scenes(ood_entry(entry, ood), ood.samples, UNCHANGED, **common)
         for ood in elsewhere
     ]
-    return all(beside) and complete_scenes(entry, bench.samples, protocol, **common)
+    explain = partial(_write_explanations, entry, bench, poll) if protocol.explain else None
+    return all(beside) and complete_scenes(entry, bench.samples, protocol, **common, first=explain)
 
 
-def _write_explanations(entry: JudgedEntry, bench: SceneBench, poll: partial[None]) -> None:
-    found = read_run_predictions(entry.folder, run_id=entry.run_id, entry="", seed=0)
+def _write_explanations(
+    entry: JudgedEntry, bench: SceneBench, poll: partial[None], record: dict[str, Any]
+) -> None:
+    found = read_run_predictions(entry.folder, run_id=entry.run_id, entry="", seed=0, record=record)
     row_of = {name: row for row, name in enumerate(bench.store.ids)}
     rows = [row_of[str(name)] for name in found.sample_ids]
     views = list(entry.spec.views)
