@@ -8,7 +8,7 @@ TEST_PROCESSES ?= 2
 
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
-.PHONY: demo test faults soak check install clean
+.PHONY: demo test faults soak audit check install clean
 
 demo: install
 	$(BIN)/regatta demo
@@ -23,6 +23,11 @@ faults: install
 # Minutes to hours: random kills until a study is done, and millions of inputs to every parser.
 soak: install
 	$(PYTEST) -m soak
+
+# The pinned packages against the public list of known faults; needs a network.
+audit: install
+	test -x $(VENV)/audit/bin/pip-audit || ($(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/pip install --quiet pip-audit)
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 check: install
 	$(BIN)/ruff check .
