@@ -12,9 +12,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from regatta.core.archives import check_archive
 from regatta.core.errors import DataError
 
 PICKLE = "Python objects (a pickle), which could run code when they are read"
+MOST_ARRAYS = 10_000
 _FAULTS = (
     *(zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, LookupError, SyntaxError),
     *(NotImplementedError, RuntimeError, MemoryError, TypeError, AttributeError, OverflowError),
@@ -60,13 +62,13 @@ def _check_members(path: Path, archive: zipfile.ZipFile, most_bytes: int) -> Non
             where=path,
             hint="write it with np.savez or np.savez_compressed",
         )
-    size = sum(member.file_size for member in members)
-    if size > most_bytes:
-        raise DataError(
-            f"the arrays take {size / 2**30:.1f} GiB; at most {most_bytes / 2**30:g} GiB are read",
-            where=path,
-            hint="leave out conditions or samples, or keep numbers as float32",
-        )
+    check_archive(
+        path,
+        members,
+        most_files=MOST_ARRAYS,
+        most_bytes=most_bytes,
+        hint="leave out conditions or samples, keep numbers as float32, or do not compress them",
+    )
     if len({member.filename for member in members}) < len(members):
         raise ValueError("two arrays have one name")
 

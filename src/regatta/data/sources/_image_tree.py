@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from regatta.core.archives import check_archive
 from regatta.core.errors import DataError, DecodeError
 from regatta.data.disk_names import normal_form
 from regatta.data.sources import SPLIT_ALIASES
@@ -20,6 +21,8 @@ LARGEST_FILE = 64 * 2**20
 """Bytes of one image file, unpacked."""
 LARGEST_ARCHIVE = 64 * 2**30
 """Bytes of all files of an archive, unpacked."""
+MOST_FILES = 4_000_000
+"""Of an archive; each takes half a kilobyte of memory before it is opened."""
 NO_FILE = -1
 """Size of a link that leads nowhere, a pipe or a device: reading one could wait for ever."""
 _ENCRYPTED = 0x1
@@ -126,14 +129,13 @@ class _Archive:
 
     def files(self) -> list[TreeFile]:
         infos = self._archive.infolist()
-        total = sum(info.file_size for info in infos)
-        if total > LARGEST_ARCHIVE:
-            raise DataError(
-                f"the archive unpacks to {total / 2**30:.0f} GiB; at most "
-                f"{LARGEST_ARCHIVE >> 30} are read",
-                where=self._root,
-                hint="unpack it and set data.root to the folder",
-            )
+        check_archive(
+            self._root,
+            infos,
+            most_files=MOST_FILES,
+            most_bytes=LARGEST_ARCHIVE,
+            hint="unpack it and set data.root to the folder",
+        )
         found, empty = [], {}
         for info in infos:
             parts = self._inner_parts(info.filename)
