@@ -26,7 +26,7 @@ from regatta.data.sources._window_arrays import write_arrays
 
 SPARE_BYTES = 2 * 2**30
 """Of memory, beside four times the size of a file: mapped, as float32, and written."""
-CPU_SECONDS = 3600
+CPU_SECONDS = 600
 CHUNK = 64
 """Pictures that are turned into uint8 at once."""
 _NEXT = (

@@ -335,6 +335,5 @@ def _blocks(rows: Sequence[WindowRow]) -> list[str]:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Sorts "subject-2" before "subject-10"."""
-    return [
-        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d{1,18})", name)
-    ]
+    parts = re.split(r"(\d{1,18})", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from regatta.core.errors import DataError, WeightsError
+from regatta.core.errors import ConfigError, DataError, WeightsError
 from regatta.core.files import path_under, write_bytes, write_json
 from regatta.models.account import account_keys
 from regatta.models.contracts import SizedByFit
@@ -355,7 +355,11 @@ def _saved_spec(config: dict[str, Any], folder: Path) -> ModelSpec:
             std=tuple(float(value) for value in saved["std"]),
             resize="squash" if saved["resize"] == "squash" else "crop",
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except ConfigError as error:
+        raise WeightsError(
+            error.what, where=folder / "config.json", hint=error.hint
+        ) from error
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise WeightsError(
             "this folder was not written by Regatta",
             where=folder / "config.json",

@@ -294,6 +294,8 @@ def _drop_unnamed_best(root: Path) -> None:
         except (RecordError, KeyError, TypeError):
             return  # A damaged slot may name any of them.
         if best is not None:
+            if not isinstance(best, dict) or not isinstance(best.get("file"), str):
+                return
             named.add(best["file"])
     folder = root / "best"
     for path in folder.iterdir() if folder.is_dir() else []:

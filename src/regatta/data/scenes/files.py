@@ -307,7 +307,7 @@ def _splits(plan: _Plan, split_seed: int) -> tuple[list[SplitName], list[str]]:
 def _read_splits(path: Path) -> dict[str, SplitName]:
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"the splits cannot be read: {error}", where=path, hint=_REMAKE) from error
     splits: dict[str, SplitName] = {}
     for number, row in enumerate(rows, 2):

@@ -84,9 +84,9 @@ def _check_kinds(arrays: Mapping[str, np.ndarray], path: Path) -> None:
             raise DataError(
                 f"{name} is {found.dtype} {list(found.shape)}, not {wanted} {shape}", where=path
             )
-        if found is not None and name != "features" and found.dtype.kind == "f":
-            if not np.isfinite(found).all():
-                raise DataError(f"{name} has numbers that are not finite", where=path)
+        is_name = found is not None and name != "features"
+        if is_name and found.dtype.kind == "f" and not np.isfinite(found).all():
+            raise DataError(f"{name} has numbers that are not finite", where=path)
 
 
 def _check_facts(facts: Any, path: Path) -> None:

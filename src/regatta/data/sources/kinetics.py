@@ -174,7 +174,10 @@ def _csv_entries(
         raise DataError(f"the list has no column {', '.join(absent)}", where=where, hint=hint)
     places = [header.index(name) for name in columns]
     for where, line in lines:
-        cells = next(csv.reader([line], strict=False))
+        try:
+            cells = next(csv.reader([line], strict=False))
+        except csv.Error as error:
+            raise DataError(f"not CSV: {error}", where=where) from error
         if len(cells) < len(header):
             problem = f"{len(cells)} fields where the header has {len(header)}"
             raise DataError(problem, where=where)
