@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.soak.conftest import SIZE
 from tests.soak.race import ROLES, Race
 
 SEED = 20_260
@@ -92,10 +93,10 @@ def test_a_study_of_six_runs_killed_every_few_seconds_equals_the_clean_one(
 
 @pytest.mark.fault(30)
 @pytest.mark.slow
-def test_a_small_study_killed_in_every_role_equals_the_clean_one(tmp_path: Path, no_leaks: None):
-    clean, killed = both(tmp_path, seeds=1, epochs=1, windows_per_class=2)
-    finished = clean.call(env=FIGURES)
-    assert finished.code == 0, finished.output
+def test_a_small_study_killed_in_every_role_equals_the_clean_one(
+    tmp_path: Path, clean: Race, no_leaks: None
+):
+    killed = Race(tmp_path / "killed", **SIZE)
     # Nothing but the first kill of each role.
     reaper = Reaper(killed, every=(3600, 3600), soon=2, most=20)
     run_until_done(killed, reaper, seconds=300)
