@@ -20,16 +20,14 @@ from regatta.core.signals import StopFlag
 from regatta.training.checkpoint import list_slots, read_slot
 from regatta.training.guards import named_out_of_memory
 from regatta.training.loop import train_run
+from tests.training.harness import run_module
 from tests.training.tiny_training import outcome, tiny_clips, tiny_run
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 def kill_everywhere(folder: Path, mode: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.training.kill_everywhere", str(folder), mode]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(run_module("kill_everywhere", folder, mode).stdout)
 
 
 def check_each_fault(report: dict[str, Any], *, ended: int = -signal.SIGKILL) -> None:

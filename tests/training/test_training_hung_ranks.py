@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,17 +11,12 @@ import pytest
 
 from regatta.training.distributed import ONE_PROCESS, Ranks
 from regatta.training.rank_watch import Patience, RankWatch
+from tests.training.harness import run_module
 from tests.training.hung_ranks import VICTIM, WORLD
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def hung_ranks(folder: Path, mode: str) -> tuple[dict[str, Any], str]:
-    command = [sys.executable, "-m", "tests.training.hung_ranks", str(folder), mode]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_module("hung_ranks", folder, mode)
     return json.loads(done.stdout), done.stderr
 
 

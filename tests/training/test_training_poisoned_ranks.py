@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from tests.training.harness import run_module
 from tests.training.poisoned_ranks import CASES, STEPS, WORLD
 
 pytestmark = pytest.mark.slow
-REPOSITORY = Path(__file__).parents[2]
 LAST_CLIPS = 22 - 3 * 6
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("poisoned")
-    command = [sys.executable, "-m", "tests.training.poisoned_ranks", str(folder)]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    run_module("poisoned_ranks", folder)
     return folder
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.training.harness import run_module
 from tests.training.kill_ranks import MICRO_BATCHES, RANKS
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
@@ -20,10 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.mark.fault(2)
 @pytest.mark.usefixtures("no_leaks")
 def test_a_rank_killed_before_any_micro_batch_or_write_changes_nothing(tmp_path: Path):
-    command = [sys.executable, "-m", "tests.training.kill_ranks", str(tmp_path)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = json.loads(run_module("kill_ranks", tmp_path).stdout)
     writes_of_first, writes_of_second = report["writes"]
     assert writes_of_second == 0
     assert len(report["faults"]) == RANKS * MICRO_BATCHES + writes_of_first

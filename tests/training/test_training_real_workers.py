@@ -5,23 +5,18 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.training.harness import run_module
+
 KINDS = ["video", "image", "signal", "scene", "fusion"]
 
 
 def real_workers(folder: Path, kind: str, mode: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.training.real_workers", str(folder), kind, mode]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=1500
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_module("real_workers", folder, kind, mode, seconds=1500)
     return json.loads(done.stdout.splitlines()[-1])
 
 
