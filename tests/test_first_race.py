@@ -216,6 +216,7 @@ def test_killed_worker_is_restarted_and_changes_nothing(home: Path, clean):
     assert_same_predictions(folder, clean[0])
 
 
+@pytest.mark.fault(6)
 def test_killed_supervisor_leaves_no_worker_and_the_next_run_finishes(home: Path, clean):
     child = launch(home)
     folder = StudyFolder(home / "runs" / "tiny")

@@ -76,6 +76,7 @@ def test_nothing_running_is_said_and_is_no_error(toy: Toy):
         assert "running" in finished.output
 
 
+@pytest.mark.fault(22)
 def test_a_process_that_only_has_the_same_number_is_not_signalled(toy: Toy):
     toy.open()
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)

@@ -55,6 +55,7 @@ def test_kill_during_write_keeps_old_content(tmp_path: Path):
     assert target.read_text() == "old"
 
 
+@pytest.mark.fault(8)
 def test_a_file_beyond_its_limit_is_named_and_old_content_stays(tmp_path: Path):
     target = tmp_path / "a.bin"
     files.write_bytes(target, b"old")
@@ -73,6 +74,7 @@ def test_a_file_beyond_its_limit_is_named_and_old_content_stays(tmp_path: Path):
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
+@pytest.mark.fault(9)
 def test_unwritable_folder_is_a_disk_error_with_next_step(tmp_path: Path):
     blocker = tmp_path / "file"
     blocker.write_text("")
@@ -93,6 +95,7 @@ def test_json_never_holds_nan(tmp_path: Path):
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": None, "y": [None, 1.5]}
 
 
+@pytest.mark.fault(8)
 def test_torn_last_line_is_left_out_but_torn_middle_is_an_error(tmp_path: Path):
     path = tmp_path / "m.jsonl"
     files.append_json_line(path, {"step": 1})

@@ -96,6 +96,7 @@ def test_a_second_request_does_not_wait_for_the_grace_time(tmp_path: Path):
     assert toy.status("ann").state == "interrupted"
 
 
+@pytest.mark.fault(6)
 def test_a_killed_supervisor_takes_its_workers_along_and_the_next_one_resumes(holding):
     toy, supervisor = holding
     workers = toy.starts("train")
@@ -112,6 +113,7 @@ def test_a_killed_supervisor_takes_its_workers_along_and_the_next_one_resumes(ho
     assert not toy.folder.lease.exists()
 
 
+@pytest.mark.fault(22)
 def test_of_two_launches_one_wins_and_the_other_names_it(holding):
     toy, supervisor = holding
     before = toy.starts()
@@ -124,6 +126,7 @@ def test_of_two_launches_one_wins_and_the_other_names_it(holding):
     assert supervisor.returncode == 0
 
 
+@pytest.mark.fault(22)
 def test_many_launches_at_once_do_the_work_once(toy: Toy):
     toy.prepare()
     launches = [toy.start("supervise") for _ in range(4)]
@@ -134,6 +137,7 @@ def test_many_launches_at_once_do_the_work_once(toy: Toy):
     assert sorted(start["names"] for start in toy.starts("train")) == [["ann"], ["bob"]]
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("reused", [False, True])
 def test_the_lease_of_a_dead_process_is_reclaimed(toy: Toy, reused: bool):
     toy.prepare()
@@ -146,6 +150,7 @@ def test_the_lease_of_a_dead_process_is_reclaimed(toy: Toy, reused: bool):
     assert toy.call("supervise").code == 0
 
 
+@pytest.mark.fault(22)
 def test_the_lease_of_another_host_is_respected(toy: Toy):
     toy.prepare()
     holder = replace(this_process(), host="another-host")
@@ -156,6 +161,7 @@ def test_the_lease_of_another_host_is_respected(toy: Toy):
     assert toy.starts() == []
 
 
+@pytest.mark.fault(6)
 def test_a_strangers_process_on_a_run_is_left_alone_and_named(toy: Toy):
     toy.prepare()
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -170,6 +176,7 @@ def test_a_strangers_process_on_a_run_is_left_alone_and_named(toy: Toy):
     assert toy.call("supervise").code == 0
 
 
+@pytest.mark.fault(6)
 def test_a_worker_left_over_from_an_earlier_launch_is_ended_first(toy: Toy):
     """It cannot exist where the kernel ends orphans; elsewhere two would write one run."""
     folder = toy.prepare()
@@ -184,6 +191,7 @@ def test_a_worker_left_over_from_an_earlier_launch_is_ended_first(toy: Toy):
     assert f"ending process {child.pid}" in finished.output
 
 
+@pytest.mark.fault(9)
 def test_a_supervisor_that_runs_into_an_error_ends_its_workers(holding):
     """Its folder vanishes under it: it cannot write, so it must not leave anybody working."""
     toy, supervisor = holding

@@ -58,6 +58,7 @@ def test_running_with_a_live_process_stays_running(living_child):
     assert observed(status) == status
 
 
+@pytest.mark.fault(22)
 def test_a_reused_pid_is_not_the_old_process(living_child):
     old = replace(process_identity(living_child.pid), started="1")
     assert observed(Status(state="running", process=asdict(old))).state == "lost"
@@ -92,6 +93,7 @@ def test_lease_is_held_inside_and_free_after(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.fault(22)
 def test_second_launch_is_told_who_holds_the_lease(tmp_path: Path, living_child):
     path = tmp_path / "lease.json"
     path.write_text(json.dumps(asdict(process_identity(living_child.pid))))
@@ -100,6 +102,7 @@ def test_second_launch_is_told_who_holds_the_lease(tmp_path: Path, living_child)
     assert path.exists()
 
 
+@pytest.mark.fault(22)
 def test_lease_of_a_dead_process_is_reclaimed(tmp_path: Path, dead_process: ProcessId):
     path = tmp_path / "lease.json"
     path.write_text(json.dumps(asdict(dead_process)))
@@ -107,6 +110,7 @@ def test_lease_of_a_dead_process_is_reclaimed(tmp_path: Path, dead_process: Proc
         assert holder(path) == this_process()
 
 
+@pytest.mark.fault(22)
 def test_lease_before_a_reboot_is_reclaimed(tmp_path: Path, living_child):
     path = tmp_path / "lease.json"
     before = replace(process_identity(living_child.pid), boot="earlier")
@@ -115,6 +119,7 @@ def test_lease_before_a_reboot_is_reclaimed(tmp_path: Path, living_child):
         assert holder(path) == this_process()
 
 
+@pytest.mark.fault(22)
 def test_lease_from_another_host_is_respected_with_a_cure(tmp_path: Path):
     path = tmp_path / "lease.json"
     path.write_text(json.dumps(asdict(ProcessId("elsewhere", 1, "1", "b"))))
@@ -123,6 +128,7 @@ def test_lease_from_another_host_is_respected_with_a_cure(tmp_path: Path):
     assert "delete the lease file" in str(caught.value)
 
 
+@pytest.mark.fault(22)
 def test_torn_lease_file_is_reclaimed(tmp_path: Path):
     path = tmp_path / "lease.json"
     path.write_text('{"host": "x", "pi')

@@ -193,7 +193,7 @@ def end_orphan(run: RunFolder, study_path: Path, say: Callable[[str], None]) -> 
     if status.state not in LIVE or not status.process:
         return
     worker = ProcessId(**status.process)
-    if worker == this_process() or not _lives(worker, status):
+    if worker == this_process() or not _lives(worker, status, run):
         return
     if not _was_started_here(worker, study_path):
         raise LeaseHeldError(
@@ -210,12 +210,20 @@ def end_orphan(run: RunFolder, study_path: Path, say: Callable[[str], None]) -> 
         kill_tree(worker)
 
 
-def _lives(worker: ProcessId, status: Status) -> bool:
+def _lives(worker: ProcessId, status: Status, run: RunFolder) -> bool:
     alive = worker.is_alive()
-    if alive is None:
-        # On another host: believe a fresh heartbeat, there is nothing else to go by.
-        return time.time() - status.heartbeat < 300
-    return alive
+    if alive is not None:
+        return alive
+    # Elsewhere: believe a fresh heartbeat, there is nothing else to go by. Clocks differ, and jump:
+    # one that still beats while we look lives, whatever its age.
+    if time.time() - status.heartbeat < 300:
+        return True
+    deadline = time.monotonic() + ORPHAN_SECONDS
+    while time.monotonic() < deadline:
+        if status_of(run).heartbeat != status.heartbeat:
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def _was_started_here(worker: ProcessId, study_path: Path) -> bool:
