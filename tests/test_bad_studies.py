@@ -125,7 +125,7 @@ def test_a_refused_second_launch_does_not_touch_the_first(home: Path):
     first = subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     folder = StudyFolder(home / "runs" / "s")
     deadline = time.monotonic() + 60
-    while not folder.lease.exists():
+    while not (folder.lease.exists() and any(folder.path.glob("runs/*/run.json"))):
         assert first.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
