@@ -26,7 +26,14 @@ from regatta.training.checkpoint import (
     write_slot,
 )
 from regatta.training.loop import train_run
-from tests.training.tiny_training import CLASSES, outcome, tiny_clips, tiny_net, tiny_run
+from tests.training.tiny_training import (
+    CLASSES,
+    outcome,
+    tiny_clips,
+    tiny_net,
+    tiny_run,
+    tiny_spec,
+)
 
 IDENTITY = {"content_hash": "abc", "classes": ["a", "b"]}
 
@@ -156,6 +163,17 @@ def test_a_foreign_checkpoint_is_refused_with_the_differing_field(
     stopped_run(tmp_path, after=3)
     with pytest.raises(RecordError, match=f"'{field}' is"):
         train_run(**tiny_run(tmp_path, **changes))
+
+
+@pytest.mark.fault(11)
+def test_a_checkpoint_of_another_model_or_recipe_names_the_settings_that_differ(tmp_path: Path):
+    stopped_run(tmp_path, after=3)
+    other = tiny_spec(config={"name": "other", "size": "tiny", "options": {}})
+    with pytest.raises(RecordError, match="'content_hash' is 'abc' there and 'def' here") as caught:
+        train_run(**tiny_run(tmp_path, content_hash="def", spec=other, lr=0.02))
+    assert "model 'tiny' there, 'other' here" in str(caught.value)
+    assert "train.lr 0.01 there, 0.02 here" in str(caught.value)
+    assert "--restart" in str(caught.value.hint)
 
 
 @pytest.mark.fault(2)

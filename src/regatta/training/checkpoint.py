@@ -42,6 +42,8 @@ SLOT_FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
 """What a whole slot holds beside its manifest."""
 RECORDS_BYTES = 2**20
 """Room for the JSON beside the tensors: state, metrics, log."""
+NAMED_SETTINGS = 4
+"""Most settings that the refusal of another run's slot names."""
 _SLOT_NAME = re.compile(r"slot-(\d{6,})")
 _RESTART = "start this run anew with: regatta run <study file> --restart"
 
@@ -98,13 +100,16 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def pick_slot(root: Path, *, identity: dict[str, Any]) -> Path | None:
+def pick_slot(
+    root: Path, *, identity: dict[str, Any], settings: dict[str, Any] | None = None
+) -> Path | None:
     """The newest whole slot, or None when there is none; removes what interrupted writes left.
 
     A damaged slot is named in the log and the older one is taken.
 
     Args:
         identity: facts that a slot must share with this run, in JSON types.
+        settings: of this run; those that differ are named where a slot is another run's.
 
     Raises:
         RecordError: every slot is damaged, or the slot is another run's; names the differing field.
@@ -115,7 +120,7 @@ def pick_slot(root: Path, *, identity: dict[str, Any]) -> Path | None:
     for slot in slots:
         fault = _find_fault(root, slot)
         if fault is None:
-            _refuse_foreign(slot, identity)
+            _refuse_foreign(slot, identity, settings or {})
             _discard_damaged(damaged, slot)
             return slot
         damaged.append((slot, fault))
@@ -243,17 +248,25 @@ def _find_best_fault(root: Path, best: dict[str, Any]) -> str | None:
     return None
 
 
-def _refuse_foreign(slot: Path, identity: dict[str, Any]) -> None:
+def _refuse_foreign(slot: Path, identity: dict[str, Any], settings: dict[str, Any]) -> None:
     record = read_json(slot / "state.json")
     found = {"format": record.get("format"), **record.get("identity", {})}
     for key, expected in {"format": FORMAT_VERSION, **identity}.items():
         if found.get(key) != expected:
             raise RecordError(
                 f"this checkpoint belongs to another run: '{key}' is {found.get(key)!r} there "
-                f"and {expected!r} here",
+                f"and {expected!r} here{_differing(record.get('settings', {}), plain(settings))}",
                 where=slot,
                 hint=f"restore that setting, or {_RESTART}",
             )
+
+
+def _differing(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The settings behind two hashes that differ, in words; nothing where they are not known."""
+    keys = [key for key in here if key in there and there[key] != here[key]]
+    told = [f"{key} {there[key]!r} there, {here[key]!r} here" for key in keys[:NAMED_SETTINGS]]
+    more = len(keys) - len(told)
+    return (": " if told else "") + "; ".join(told) + (f" and {more} more" if more else "")
 
 
 def _discard_damaged(damaged: list[tuple[Path, str]], taken: Path) -> None:

@@ -203,7 +203,7 @@ class TrainingRun:
         """Clear what a killed attempt left, and choose the checkpoint to continue from."""
         root = self.folder.checkpoints
         clear_partials(self.folder)
-        slot = checkpoint.pick_slot(root, identity=self._identity)
+        slot = checkpoint.pick_slot(root, identity=self._identity, settings=self._settings)
         moments = moments_of(self.train.optimizer) + (self.average is not None)
         every = self.train.keep_every_epochs
         kept = self.train.epochs // every if every else 0
@@ -351,6 +351,7 @@ class TrainingRun:
     ) -> None:
         record = {
             "identity": self._identity,
+            "settings": self._settings,
             "threads": torch.get_num_threads(),
             "progress": self.state.as_json(),
             "scaler": self.parts.scaler.state_dict(),
@@ -397,6 +398,13 @@ class TrainingRun:
             "micro_batches_per_epoch": len(self.train_loader),
             "precision": self.parts.preparation.precision.name,
         }
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        """What the hash among the identity was made of, as far as it can be told."""
+        recipe = self.train.model_dump(mode="json")
+        model = {("model" if k == "name" else k): v for k, v in self.spec.config.items()}
+        return plain({**model, **{f"train.{key}": value for key, value in recipe.items()}})
 
     def _stopped(self) -> StopRequested:
         return guards.stopped_error(self.stop, step=self.state.step, path=self.folder.path)
