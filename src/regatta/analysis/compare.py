@@ -45,7 +45,7 @@ from regatta.analysis.verdict import verdict_section
 from regatta.analysis.wording import plural
 from regatta.analysis.write import write_results
 from regatta.core.files import plain
-from regatta.core.passed_on import hide_folders
+from regatta.core.passed_on import hide_below, hide_folders
 from regatta.records.conditions import find_condition
 from regatta.records.run_folder import StudyFolder
 
@@ -63,6 +63,7 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
         ConfigError: `compare.condition` names no condition of the protocol.
     """
     everyone = read_judged_study(folder)
+    hide_below(folder.path.parent, everyone.study.data.root)
     # Experts are parts of systems: all pairs of them would drown those that are compared.
     judged = without_experts(everyone)
     headline = headline_condition(judged)

@@ -16,6 +16,7 @@ from regatta.config.expand import RunSpec, protocol_id
 from regatta.config.schema import IMPORTED, Study
 from regatta.core.errors import RecordError
 from regatta.core.files import read_json
+from regatta.core.passed_on import hide_below
 from regatta.records.profile_table import read_profile
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.report.curves import EntryGrid
@@ -307,6 +308,7 @@ def read_material(folder: StudyFolder) -> Material:
         RecordError: this is no study folder, nothing is judged, or a record is damaged.
     """
     study = folder.study()
+    hide_below(folder.path.parent, study.data.root)
     protocol = protocol_id(study.protocol)
     judged = [pair for runs in whole_runs(folder, protocol)[0] for pair in runs]
     comparison = _current_comparison(folder, study, [run for _, run in judged], protocol)

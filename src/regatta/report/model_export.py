@@ -27,6 +27,7 @@ from regatta.core.files import (
     write_text,
 )
 from regatta.core.locks import alone, own_folder, sweep_own_folders
+from regatta.core.passed_on import hide_below
 from regatta.core.registry import unknown_name
 from regatta.records.predictions import file_hash
 from regatta.records.run_folder import RunFolder, StudyFolder
@@ -89,6 +90,7 @@ def export_models(
         DiskError: `to` cannot be written.
     """
     study = folder.study()
+    hide_below(folder.path.parent, study.data.root, to)
     if all_seeds and seed is not None:
         raise ConfigError("--seed and --all-seeds exclude each other", hint="give one of them")
     _check_names(study, entries, seed)
