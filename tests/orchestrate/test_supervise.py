@@ -48,6 +48,18 @@ def test_a_study_is_finished_and_a_second_run_starts_no_process(toy: Toy):
     assert not toy.folder.lease.exists()
 
 
+def test_a_launch_sweeps_what_killed_writers_left(toy: Toy):
+    toy.folder.path.mkdir(parents=True, exist_ok=True)
+    # No Linux numbers a process so.
+    left = toy.folder.path / f".windows.safetensors.{2**22 + 1}-0123abcd.partial"
+    live = toy.folder.path / f".windows.safetensors.{os.getpid()}-0123abcd.partial"
+    for path in (left, live):
+        path.touch()
+    assert toy.call("supervise").code == 0
+    assert not left.exists()
+    assert live.exists()
+
+
 def test_a_killed_worker_is_restarted_from_its_checkpoint(prepared: Toy):
     prepared.order({"train:ann": ["kill", "kill"]})
     finished = prepared.call("supervise")

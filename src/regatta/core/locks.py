@@ -96,7 +96,7 @@ def sweep_own_folders(parent: Path, prefix: str, suffix: str = "") -> None:
         return
     for path in parent.iterdir():
         found = name.fullmatch(path.name)
-        if found is None or path.is_symlink() or _may_live(int(found[1])):
+        if found is None or path.is_symlink() or number_is_taken(int(found[1])):
             continue
         with suppress(OSError):
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -107,7 +107,7 @@ def sweep_own_folders(parent: Path, prefix: str, suffix: str = "") -> None:
                 os.close(lock)
 
 
-def _may_live(pid: int) -> bool:
+def number_is_taken(pid: int) -> bool:
     """Whether a process has this number here; it may be another one."""
     try:
         os.kill(pid, 0)

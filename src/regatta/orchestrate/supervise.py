@@ -24,7 +24,7 @@ from regatta.orchestrate.slurm_study import refuse_while_submitted
 from regatta.orchestrate.supervisor import Supervisor
 from regatta.records.clip_pool import sweep_pool
 from regatta.records.lease import study_lease
-from regatta.records.leftovers import sweep_partials
+from regatta.records.leftovers import sweep_dead_writers, sweep_partials
 from regatta.records.run_folder import StudyFolder
 
 Say = Callable[[str], None]
@@ -94,6 +94,7 @@ def run_study(
             _tell_what_is_known(launcher, folder, study, machine)
             for run_id in known:
                 end_orphan(folder.run(run_id), folder.path, say)
+            sweep_dead_writers(folder, study)
             for run_id in with_dependants(specs, restart):
                 discard_run(folder.run(run_id))
                 say(f"{run_id}: starts over, earlier checkpoints and results are deleted")
