@@ -23,6 +23,7 @@ from regatta.config.load import dump_study, load_study
 from regatta.config.schema import Study
 from regatta.core.errors import DiskError, ForeignFolderError, RecordError
 from regatta.core.files import (
+    PARTIAL_SUFFIX,
     ensure_writable,
     existing_parent,
     read_json_object,
@@ -264,8 +265,10 @@ def check_ours(folder: StudyFolder, study: Study) -> None:
 
 
 def _is_foreign(path: Path) -> bool:
-    """A launch that was killed while it took the lease leaves nothing but that."""
-    return not path.name.lstrip(".").startswith("lease.json")
+    """A launch that was killed before its study file stood leaves nothing but its lease and what
+    it was about to write."""
+    is_partial = path.name.startswith(".") and path.name.endswith(PARTIAL_SUFFIX)
+    return not is_partial and not path.name.lstrip(".").startswith("lease.json")
 
 
 def _open_run(run: RunFolder, spec: RunSpec) -> None:
