@@ -248,8 +248,8 @@ def kills(bench: Bench, steps: int, *, every: bool) -> dict[str, Any]:
 
 def terms(bench: Bench) -> dict[str, Any]:
     phases = ["warm-up", "train", "validate", "judge"]
-    # Signals and images are read in one go: there is no word of a scan to stop it at.
-    phases = ["scan", *phases] if bench.kind in ("video", "scene") else phases
+    # Generated signals are there at once: there is no scan to stop.
+    phases = phases if bench.kind == "signal" else ["scan", *phases]
     report = {}
     for phase in phases:
         at = bench.root / f"{phase}.sent"

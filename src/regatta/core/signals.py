@@ -8,6 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from regatta.core.errors import StopRequested
+
+_INSTALLED: list[StopFlag] = []
+"""The flag of this process, once one is installed."""
+
+
+def leave_if_asked(doing: str) -> None:
+    """StopRequested when this process was asked to stop: for long reading that keeps nothing.
+
+    Args:
+        doing: what is left undone, as in "reading the images".
+    """
+    if any(flag.requested for flag in _INSTALLED):
+        hint = "run the same command again: it begins anew"
+        raise StopRequested(f"stopped while {doing}", hint=hint)
+
 
 class StopFlag:
     """Set by TERM or INT: the first asks for a save at a safe point, the third leaves at once."""
@@ -33,16 +49,19 @@ class StopFlag:
         """Handle TERM and INT of this process from now on; call it in the main thread."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        _INSTALLED[:] = [self]
         return self
 
     @contextmanager
     def handling(self) -> Iterator[StopFlag]:
         """`install` for the length of the block."""
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        flags = list(_INSTALLED)
         self.install()
         try:
             yield self
         finally:
+            _INSTALLED[:] = flags
             for number, handler in before.items():
                 signal.signal(number, handler)
 

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from regatta.core.errors import DataError
 from regatta.core.registry import SOURCES
+from regatta.core.signals import leave_if_asked
 from regatta.data.manifest import Dropped
 from regatta.data.sources import only_split_one
 from regatta.data.window_listing import WindowListing, WindowRow, xyz_triples
@@ -69,7 +70,10 @@ def csv_recordings(
         raise DataError(
             "there is no CSV file", where=root, hint="set data.root to the folder that holds them"
         )
-    recordings = [_read(path, root) for path in files]
+    recordings = []
+    for path in files:
+        leave_if_asked("reading the recordings")
+        recordings.append(_read(path, root))
     first = recordings[0]
     for other in recordings[1:]:
         _check_alike(first, other)

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from regatta.core.errors import DataError, DecodeError
 from regatta.core.registry import SOURCES
+from regatta.core.signals import leave_if_asked
 from regatta.data.image_decode import IMAGE_SUFFIXES, decode_image, quiet_pictures
 from regatta.data.image_listing import ImageListing, ImageRow, without_excluded
 from regatta.data.manifest import Dropped, SplitName
@@ -160,6 +161,8 @@ def _read_images(
     """(images of the rows that can be read, those rows, the others, notes)."""
 
     def read(file: TreeFile) -> tuple[np.ndarray, list[str]] | str:
+        # Asked here, so that what a pool still holds ends at once too.
+        leave_if_asked("reading the images")
         try:
             with in_hand(file.path):
                 return decode_image(tree.read(file), size)
