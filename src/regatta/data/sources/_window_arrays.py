@@ -77,15 +77,17 @@ def _check_kinds(arrays: Mapping[str, np.ndarray], path: Path) -> None:
         ("starts", "iu", 1),
         ("features", "fiu", 2),
     ):
-        found = arrays.get(name)
-        if found is not None and (found.ndim != axes or found.dtype.kind not in kinds):
+        if name not in arrays:
+            continue
+        found = arrays[name]
+        if found.ndim != axes or found.dtype.kind not in kinds:
             wanted = {"fiu": "numbers", "iu": "whole numbers"}.get(kinds, "numbers or names")
             shape = "[windows]" if axes == 1 else "[windows, features]"
             raise DataError(
                 f"{name} is {found.dtype} {list(found.shape)}, not {wanted} {shape}", where=path
             )
-        is_name = found is not None and name != "features"
-        if is_name and found.dtype.kind == "f" and not np.isfinite(found).all():
+        is_name = found.dtype.kind == "f" and name != "features"
+        if is_name and not np.isfinite(found).all():
             raise DataError(f"{name} has numbers that are not finite", where=path)
 
 
