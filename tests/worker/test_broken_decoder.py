@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from regatta.config.load import load_study
 from regatta.records.in_hand import Board, in_hand, read_boards, remove_boards
-from regatta.records.run_folder import StudyFolder
+from regatta.records.leftovers import sweep_dead_writers
+from regatta.records.run_folder import StudyFolder, open_study
 from regatta.records.status import Status, read_status
 from tests.broken_here import broken_decoder, times_broken
 from tests.test_bad_input import STUDY, write_videos
@@ -164,6 +166,23 @@ def test_a_board_tells_what_threads_had_in_hand_when_their_process_was_killed(tm
     remove_boards(prefix)
     assert read_boards(prefix) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.fault(6)
+@pytest.mark.fault(13)
+def test_boards_of_a_killed_launch_are_swept_by_the_next(tmp_path: Path):
+    (tmp_path / "s.yaml").write_text(STUDY)
+    study = load_study(tmp_path / "s.yaml")
+    folder = open_study(tmp_path / "runs", study)
+    ((_, run),) = folder.runs()
+    logs = (run.log, folder.prepare_log, folder.path / "judge-1.log")
+    boards = [log.with_name(f".{log.stem}-in-hand-0-0a1b2c3d") for log in logs]
+    kept = set(folder.path.rglob("*"))
+    for path in boards:
+        Board(path)
+    assert set(folder.path.rglob("*")) == kept | set(boards)
+    sweep_dead_writers(folder, study)
+    assert set(folder.path.rglob("*")) == kept
 
 
 @pytest.mark.fault(13)

@@ -23,6 +23,8 @@ from regatta.records.status import boot_id
 
 BOARD_VARIABLE = "REGATTA_IN_HAND"
 """Tells a worker the beginning of its board's name; each of its ranks adds its number."""
+BOARDS = ".*-in-hand-*-*"
+"""What the names of boards look like."""
 _SLOT = struct.Struct("<QdH")
 """Thread (0 = the slot is free), time of the last sign of life, bytes of the path."""
 _SLOT_BYTES = 512

@@ -14,6 +14,7 @@ from regatta.config.schema import Study
 from regatta.core.files import PARTIAL_SUFFIX
 from regatta.core.locks import number_is_taken
 from regatta.core.registry import SOURCES
+from regatta.records.in_hand import BOARDS
 from regatta.records.run_folder import StudyFolder
 
 QUIET_SECONDS = 3600.0
@@ -31,6 +32,9 @@ def sweep_dead_writers(folder: StudyFolder, study: Study) -> None:
         # Comparisons and reports are also written without the lease.
         is_shared = path.is_relative_to(folder.results) or path.is_relative_to(folder.report)
         _remove_dead(path, quiet_seconds=QUIET_SECONDS if is_shared else 0.0)
+    for place in (folder.path, *folder.path.glob("runs/*")):
+        for board in place.glob(BOARDS):
+            board.unlink(missing_ok=True)
     listed = SOURCES.listed.get(study.data.source)
     shared = [folder.path.parent / ".scan-cache"]
     if listed is not None and listed.generates:
