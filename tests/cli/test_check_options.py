@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from regatta.cli import check
+from regatta.config.load import study_from_mapping
+from regatta.core.errors import EnvironmentFault
 
 STUDY = """
 name: checked
@@ -35,3 +40,11 @@ def test_a_setting_that_a_model_refuses_is_told_before_anything_starts(
     assert told in child.stderr
     assert "Traceback" not in child.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s.yaml"]
+
+
+def test_models_that_never_answer_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Python alone takes longer to start.
+    monkeypatch.setattr(check, "OPTION_SECONDS", 0.001)
+    study = study_from_mapping(yaml.safe_load(STUDY))
+    with pytest.raises(EnvironmentFault, match=r"no answer for 0\.001 s"):
+        check.check_entry_options(study)

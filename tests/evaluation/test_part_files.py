@@ -215,3 +215,32 @@ def test_conditions_without_a_ceiling_are_absent(samples, tmp_path):
         tmp_path, samples, design, model_frames=4, oracle=lambda *_: 1.0, options={}
     )
     assert list(ceiling) == ["full", "one-frame", "static"]
+
+
+DAMAGED = ["", "{", "[]", "null", '{"parts": 3}', '{"parts": {"0": {"samples": "many"}}}']
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_record_of_judging_costs_a_second_judging_and_nothing_else(
+    samples, tmp_path, damage
+):
+    judged = entry(tmp_path, "a")
+    judge([judged], samples)
+    wanted = hashes(judged.folder)
+    (judged.folder / "judging.json").write_text(damage)
+    assert not finalize(judged, samples)
+    judge([judged], samples)
+    assert finalize(judged, samples)
+    assert hashes(judged.folder) == wanted
+
+
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_record_of_cost_is_counted_out(samples, tmp_path, damage):
+    judged = entry(tmp_path, "a")
+    judge([judged], samples)
+    (judged.folder / "cost-0-of-1.json").write_text(damage)
+    assert finalize(judged, samples)
+    found = read_run_predictions(judged.folder, run_id="a", entry="a", seed=0)
+    assert found.cost["parts_measured"] == 0

@@ -14,6 +14,8 @@ from regatta.cli.arguments import RUNS, AsJson, Overrides, Runs, StudyFile
 from regatta.config.schema import Study
 from regatta.core.errors import ConfigError, EnvironmentFault
 
+OPTION_SECONDS = 600.0
+"""Longest wait for the models' word on their options: importing torch takes most of it."""
 NoProbe = Annotated[
     bool, typer.Option("--no-probe", help="Measure nothing; use what is known already.")
 ]
@@ -130,13 +132,20 @@ def check_entry_options(study: Study) -> None:
     them."""
     from regatta.config.load import dump_study
 
-    child = subprocess.run(
-        [sys.executable, "-m", "regatta.worker.option_check"],
-        input=dump_study(study),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "regatta.worker.option_check"],
+            input=dump_study(study),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=OPTION_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EnvironmentFault(
+            f"the models cannot be asked: no answer for {OPTION_SECONDS:g} s",
+            hint="look at: regatta doctor",
+        ) from error
     if child.returncode == 0:
         return
     try:

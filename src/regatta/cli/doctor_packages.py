@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from ctypes.util import find_library
 from pathlib import Path
 
@@ -205,7 +206,11 @@ def ffmpeg_major() -> int | None:
     path = shutil.which("ffmpeg")
     if path is None:
         return None
-    told = subprocess.run([path, "-version"], capture_output=True, text=True, check=False).stdout
+    command, told = [path, "-version"], ""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        told = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, timeout=20
+        ).stdout
     match = re.search(r"ffmpeg version n?(\d+)", told)
     return int(match[1]) if match else None
 

@@ -15,6 +15,9 @@ from regatta.core.errors import DataError
 _QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Threads of numerical libraries count as processes of the user, and none may be started."""
 
+WALL_SECONDS = 3600.0
+"""Of a confined process: its limit on processor time does not count while it waits."""
+
 
 def confine_this_process(*, memory_bytes: int, cpu_seconds: int) -> None:
     """Limit what this process can waste from now on, for good.
@@ -36,21 +39,36 @@ def confine_this_process(*, memory_bytes: int, cpu_seconds: int) -> None:
         resource.setrlimit(kind, (limit, limit))
 
 
-def run_confined(module: str, arguments: Sequence[object], *, where: object) -> tuple[int, str]:
+def run_confined(
+    module: str,
+    arguments: Sequence[object],
+    *,
+    where: object,
+    wall_seconds: float = WALL_SECONDS,
+) -> tuple[int, str]:
     """(exit code, output) of `python -m module arguments`, which confines itself; what it says on
     stderr passes through.
 
     Raises:
         DataError: it was killed for time or memory, so it could not say so itself.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-        env={**os.environ, **_QUIET},
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, **_QUIET},
+            timeout=wall_seconds,
+        )
+    except subprocess.TimeoutExpired as error:
+        # It used hardly any processor time, or the limit on that had ended it.
+        raise DataError(
+            f"reading the files was stopped after {wall_seconds:g} s: it waits for something",
+            where=where,
+            hint="copy them to a disk of this machine, and name files only, no pipes",
+        ) from error
     if done.returncode < 0:
         raise DataError(
             f"reading the files was stopped (signal {-done.returncode}): they need more time or "

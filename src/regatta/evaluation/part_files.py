@@ -76,7 +76,7 @@ def open_folder(
     identity = _identity(samples, conditions, part_samples, fingerprint)
     with _locked(folder):
         marker = folder / "judging.json"
-        if marker.is_file() and read_json(marker) == identity:
+        if _kept(marker) == identity:
             return
         # The mark of completion goes first: a crash in between must not leave it over other parts.
         for pattern in ("complete.json", "ceiling.json", "part-*.parquet", "cost-*.json"):
@@ -129,15 +129,39 @@ def part_is_whole(
 def record_cost(folder: Path, shard: tuple[int, int], number: int, cost: PartCost) -> None:
     """Note what a part cost; the same shard judging it again replaces the note."""
     path = folder / f"cost-{shard[0]}-of-{shard[1]}.json"
-    known = read_json(path)["parts"] if path.is_file() else {}
-    write_json(path, {"parts": {**known, str(number): asdict(cost)}})
+    write_json(path, {"parts": {**_kept_costs(path), str(number): asdict(cost)}})
+
+
+def _kept(path: Path) -> Any:
+    """What a record of this folder says; None when it is absent or damaged: then what it told of is
+    done again."""
+    try:
+        return read_json(path)
+    except RecordError:
+        return None
+
+
+def _kept_costs(path: Path) -> dict[str, dict[str, Any]]:
+    """Costs of parts; those of a damaged file are lost, and `parts_measured` counts them out."""
+    record = _kept(path)
+    parts = record.get("parts") if isinstance(record, dict) else None
+    names = {field.name for field in fields(PartCost)}
+    if not isinstance(parts, dict):
+        return {}
+    return {
+        number: cost
+        for number, cost in parts.items()
+        if isinstance(cost, dict)
+        and names <= cost.keys()
+        and all(type(cost[name]) in (int, float) for name in names)
+    }
 
 
 def total_cost(folder: Path) -> dict[str, Any]:
     """Sums over all parts of all shards, and `parts_measured`, how many these are."""
     parts: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.glob("cost-*.json"), key=lambda path: path.stat().st_mtime_ns):
-        parts.update(read_json(path)["parts"])
+        parts.update(_kept_costs(path))
     summed = [field.name for field in fields(PartCost) if field.name != "shared_by"]
     return {
         **{name: sum(part[name] for part in parts.values()) for name in summed},
@@ -167,7 +191,7 @@ def finalize_predictions(
     """
     marker = folder / "judging.json"
     identity = _identity(samples, conditions, part_samples, fingerprint)
-    if not marker.is_file() or read_json(marker) != identity:
+    if _kept(marker) != identity:
         return False
     parts = split_parts(samples, part_samples)
     if not all(part_is_whole(folder, n, part, conditions) for n, part in enumerate(parts)):

@@ -18,6 +18,8 @@ from typing import Any
 
 from regatta.core.errors import RegattaError
 
+ANSWER_SECONDS = 1800.0
+"""Far more than any measurement takes: only what stands still for good is ended by it."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -30,9 +32,16 @@ class MeasuringChild:
 
     Args:
         make_answer: called once in the new process; what it returns answers.
+        answer_seconds: longest time of one answer.
     """
 
-    def __init__(self, make_answer: Callable[[], Callable[[Any], Any]]) -> None:
+    def __init__(
+        self,
+        make_answer: Callable[[], Callable[[Any], Any]],
+        *,
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> None:
+        self._seconds = answer_seconds
         context = multiprocessing.get_context("fork")
         self._ours, theirs = context.Pipe()
         self._process = context.Process(
@@ -45,11 +54,14 @@ class MeasuringChild:
         """The answer, or the exception that it ended with.
 
         Raises:
-            ChildCrashed: the process is gone; says how.
+            ChildCrashed: the process is gone, or stands still and was ended; says how.
             RegattaError: raised by `answer`.
         """
         try:
             self._ours.send(request)
+            if not self._ours.poll(self._seconds):
+                self.close()
+                raise ChildCrashed(f"no answer for {self._seconds:g} s: it was ended")
             kind, content = self._ours.recv()
         except (EOFError, ConnectionError) as error:
             self._process.join()
