@@ -74,6 +74,18 @@ def test_a_killed_worker_is_restarted_from_its_checkpoint(prepared: Toy):
     assert prepared.status("bob").state == "done"
 
 
+@pytest.mark.fault(2)
+def test_what_a_killed_worker_was_writing_is_swept_once_all_workers_are_gone(prepared: Toy):
+    # Of a process that lives: what the launch itself sweeps before it starts is of dead ones.
+    names = (f".part.{os.getpid()}-aa.partial", f"p/.q.{os.getpid()}-bb.partial")
+    left = [prepared.run("ann").path / name for name in names]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    assert prepared.call("supervise").code == 0
+    assert not [path for path in left if path.exists()]
+
+
 def test_a_run_out_of_retries_fails_with_its_cause_and_harms_no_other(prepared: Toy):
     prepared.order({"train:ann": ["exit:1"] * 9})
     finished = prepared.call("supervise")

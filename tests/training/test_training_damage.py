@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from regatta.core.errors import RecordError
+from regatta.core.signals import StopFlag
+from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.training.checkpoint import list_slots, pick_slot
 from regatta.training.loop import train_run
+from regatta.worker.judge import judge
+from regatta.worker.status_writer import StatusWriter
+from regatta.worker.trained_model import load_trained
 from tests.training.test_training_checkpoint import stopped_run
 from tests.training.tiny_training import outcome, tiny_run
+from tests.worker.small_windows import drawn, small_study, train_entry
 
 FILES = ["weights.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
 
@@ -118,6 +125,46 @@ def test_damaged_best_weights_stop_the_run_and_ask_for_a_restart(run: Path, dama
         train_run(**tiny_run(run))
     assert "--restart" in str(caught.value.hint)
     assert hashes(run) == before
+
+
+@pytest.mark.fault(10)
+@pytest.mark.parametrize("damage", list(DAMAGE))
+def test_trained_weights_that_were_damaged_are_not_judged(trained: RunFolder, damage: str):
+    path = trained.model / "model.safetensors"
+    whole = path.read_bytes()
+    load_trained(trained)
+    DAMAGE[damage](path)
+    with pytest.raises(RecordError, match=r"the trained weights (do not match|are missing)") as e:
+        load_trained(trained)
+    assert f"--restart {trained.run_id}" in str(e.value)
+    path.write_bytes(whole)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run that real code of the worker trained."""
+    folder = small_study(tmp_path_factory.mktemp("trained"), [drawn("drawn")], epochs=1)
+    return train_entry(folder, "drawn")
+
+
+@pytest.mark.fault(10)
+def test_judging_refuses_damaged_weights_by_name(trained: RunFolder):
+    path = trained.model / "model.safetensors"
+    whole = path.read_bytes()
+    flip(path, at=0.9)
+    study = StudyFolder(trained.path.parents[1])
+    with pytest.raises(RecordError, match="do not match the hash"):
+        judge(
+            study,
+            [trained.run_id],
+            shard=(0, 1),
+            device=torch.device("cpu"),
+            threads=1,
+            stop=StopFlag(),
+            status=StatusWriter([trained.status]),
+        )
+    assert not list(trained.path.rglob("*.parquet"))
+    path.write_bytes(whole)
 
 
 @pytest.mark.fault(10)

@@ -81,7 +81,7 @@ def test_a_kill_by_the_kernel_for_want_of_memory_is_named_and_harms_no_other(
     assert logs["beside"].read_text() == "well\n"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.fault(17)
 @pytest.mark.usefixtures("no_leaks")
 def test_a_worker_without_memory_names_cause_and_sizes_and_goes_on_to_the_same_results(

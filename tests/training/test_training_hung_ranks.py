@@ -25,7 +25,10 @@ def hung_ranks(folder: Path, mode: str) -> tuple[dict[str, Any], str]:
 @pytest.mark.usefixtures("no_leaks")
 @pytest.mark.parametrize(
     ("mode", "function", "phase"),
-    [("hang", "hang_here", "training"), ("validate", "hang_in_validation", "validation")],
+    [
+        ("hang", "hang_here", "training"),
+        pytest.param("validate", "hang_in_validation", "validation", marks=pytest.mark.soak),
+    ],
 )
 def test_a_rank_that_hangs_ends_all_with_their_stacks_and_they_resume_to_the_same_bits(
     tmp_path: Path, mode: str, function: str, phase: str
