@@ -33,17 +33,26 @@ def break_here(what: str) -> None:
 def install(orders: dict[str, str]) -> None:
     import av
 
-    real = av.open
+    real_open, real_read = av.open, Path.read_bytes
 
-    def broken_open(name: Any, *arguments: Any, **keywords: Any) -> Any:
-        what, _, word = orders.get(Path(str(name)).name, "").partition("@")
+    def perhaps(name: str) -> None:
+        what, _, word = orders.get(name, "").partition("@")
         if what and (not word or word in sys.argv):
             with open(os.environ["BROKEN_DECODER_LOG"], "a", encoding="utf-8") as log:
-                log.write(f"{Path(str(name)).name} {what} {os.getpid()}\n")
+                log.write(f"{name} {what} {os.getpid()}\n")
             break_here(what)
-        return real(name, *arguments, **keywords)
 
-    av.open = broken_open
+    def broken_open(name: Any, *arguments: Any, **keywords: Any) -> Any:
+        perhaps(Path(str(name)).name)
+        return real_open(name, *arguments, **keywords)
+
+    def broken_read(self: Path) -> bytes:
+        # Pictures are decoded from their bytes, where nobody knows a name any more.
+        if self.suffix == ".png":
+            perhaps(self.name)
+        return real_read(self)
+
+    av.open, Path.read_bytes = broken_open, broken_read
 
 
 _wanted = os.environ.get("BROKEN_DECODER")

@@ -3,6 +3,7 @@ chance, then the run fails with the path; other runs are unharmed."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from regatta.records.leftovers import sweep_dead_writers
 from regatta.records.run_folder import StudyFolder, open_study
 from regatta.records.status import Status, read_status
 from tests.broken_here import broken_decoder, times_broken
+from tests.fusion_here import fusion_mapping, write_pictures
 from tests.test_bad_input import STUDY, write_videos
 
 BAD = "0-train0.avi"
@@ -133,6 +135,30 @@ def test_a_crash_in_the_scan_fails_or_drops_the_file_for_all_entries(home: Path,
     facts = (home / "runs" / "s" / "data.json").read_text()
     assert BAD in facts
     assert "SIGSEGV" in facts
+
+
+@pytest.mark.fault(13)
+@pytest.mark.slow
+@pytest.mark.soak
+def test_a_picture_that_crashes_its_reader_is_named_after_one_more_try(
+    tmp_path: Path, no_leaks: None
+):
+    """Pictures are read by threads of the worker, also in the scan: no dropping there."""
+    root = write_pictures(tmp_path / "pictures", train=6, test=2)
+    content = fusion_mapping(root, data={"damaged": "drop"})
+    (tmp_path / "s.yaml").write_text(json.dumps(content))
+    bad = root / "train" / "east" / "003.png"
+    bad.rename(bad.with_name("bad.png"))
+    with broken_decoder(tmp_path / "log", **{"bad.png": "segv@prepare"}) as log:
+        told = regatta("train", "s.yaml", cwd=tmp_path)
+        assert times_broken(log, "bad.png") == 2
+    assert told.returncode == 1, told.stdout + told.stderr
+    said = told.stdout + told.stderr
+    assert f"the decoder crashed on {bad.with_name('bad.png')}" in said
+    found = [read_status(run.status) for _, run in StudyFolder(tmp_path / "runs" / "small").runs()]
+    assert {(status.state, status.cause) for status in found} == {("failed", "decoder_crash")}
+    assert all("for the second time" in str(status.message) for status in found)
+    assert boards_left(tmp_path) == []
 
 
 @pytest.mark.fault(13)
