@@ -211,7 +211,6 @@ def test_timestamps_are_those_of_a_varying_frame_rate(tmp_path: Path):
     assert facts.fps == pytest.approx(6 / 1.0)
 
 
-@pytest.mark.fault(12)
 def test_timestamps_count_from_the_first_frame(tmp_path: Path):
     path = write_with_stamps(tmp_path / "late.mkv", [500, 600, 700], Fraction(1, 1000))
     with av.open(str(path)) as container:
@@ -220,6 +219,7 @@ def test_timestamps_count_from_the_first_frame(tmp_path: Path):
     assert probe(path).missing_seconds == pytest.approx(0, abs=0.11)
 
 
+@pytest.mark.fault(12)
 def test_stamps_that_stand_still_or_run_backwards_are_mended(tmp_path: Path):
     path, wrong = tmp_path / "muddled.mkv", [10, 50, 50, 30, 170, 210]
     with av.open(str(path), "w") as container:
@@ -371,7 +371,6 @@ def test_text_in_another_encoding_inside_a_file_does_no_harm(tmp_path: Path):
     assert probe(path).counted_frames == 3
 
 
-@pytest.mark.fault(12)
 @pytest.mark.parametrize("cover", [False, True])
 def test_sound_without_pictures_is_named(tmp_path: Path, cover: bool):
     path = tmp_path / "sound.mp4"
@@ -392,6 +391,7 @@ def test_sound_without_pictures_is_named(tmp_path: Path, cover: bool):
         probe(path)
 
 
+@pytest.mark.fault(12)
 def test_damage_inside_a_file_is_an_error_with_the_frame(shared_data: Path):
     path = shared_data / "video" / "corrupted.mp4"
     with pytest.raises(DecodeError, match=r"decoding stops at frame \d+"):
@@ -401,7 +401,6 @@ def test_damage_inside_a_file_is_an_error_with_the_frame(shared_data: Path):
     assert len(read_frames(path, [0, 5]).images) == 2
 
 
-@pytest.mark.fault(12)
 def test_a_change_of_picture_size_is_an_error(tmp_path: Path):
     path = tmp_path / "two.h264"
     path.write_bytes(raw_h264(moving_pattern(4)) + raw_h264(moving_pattern(4, 96, 128)))
@@ -409,6 +408,7 @@ def test_a_change_of_picture_size_is_an_error(tmp_path: Path):
         probe(path)
 
 
+@pytest.mark.fault(12)
 def test_limits_are_named_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_video(tmp_path / "clip.mp4", moving_pattern(40), fps=10)
     with monkeypatch.context() as limit:
@@ -430,7 +430,6 @@ def test_limits_are_named_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             read_frames(path, [0, 1, 2])
 
 
-@pytest.mark.fault(14)
 def test_a_stop_request_ends_a_probe(tmp_path: Path):
     path = write_video(tmp_path / "clip.mp4", moving_pattern(40), fps=10)
     polled: list[int] = []
@@ -439,6 +438,7 @@ def test_a_stop_request_ends_a_probe(tmp_path: Path):
     assert len(polled) == 2
 
 
+@pytest.mark.fault(14)
 def test_a_replaced_file_is_an_error_never_another_video(tmp_path: Path):
     path = write_video(tmp_path / "clip.mp4", moving_pattern(6), fps=10)
     scanned = content_hash_of(path)

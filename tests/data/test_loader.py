@@ -159,7 +159,6 @@ def test_a_cached_sample_needs_its_file_no_more(samples, augment, tmp_path):
 
 
 @pytest.mark.fault(14)
-@pytest.mark.fault(14)
 @pytest.mark.parametrize("threads", [0, 2])
 def test_a_removed_file_is_an_error_with_its_path(tmp_path, threads):
     own = [make_sample(tmp_path, number) for number in range(4)]
@@ -170,6 +169,7 @@ def test_a_removed_file_is_an_error_with_its_path(tmp_path, threads):
     assert not readers_alive()
 
 
+@pytest.mark.fault(14)
 def test_a_replaced_file_is_an_error_with_its_path_even_between_epochs(tmp_path):
     own = [make_sample(tmp_path, number) for number in range(4)]
     used = loader(own)

@@ -106,7 +106,6 @@ def test_the_same_folder_gives_the_same_manifest_elsewhere(root: Path, tmp_path:
     assert build(root, split_seed=7).hash() != first.hash()
 
 
-@pytest.mark.fault(12)
 def test_given_validation_is_kept_and_missing_validation_is_carved(listed: Path):
     manifest = build(listed, "manifest")
     assert {s.sample_id for s in manifest.split("validation")} == {
@@ -119,6 +118,7 @@ def test_given_validation_is_kept_and_missing_validation_is_carved(listed: Path)
     assert len(carved.split("test")) == 4
 
 
+@pytest.mark.fault(12)
 def test_damage_of_every_kind_is_found_by_name(root: Path, shared_data: Path):
     videos = shared_data / "video"
     shutil.copy(videos / "corrupted.mp4", root / "a" / "corrupted.mp4")

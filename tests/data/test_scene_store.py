@@ -217,7 +217,6 @@ def test_who_waits_for_another_maker_gives_signs_of_life_and_hears_a_stop(
 
 
 @pytest.mark.fault(14)
-@pytest.mark.fault(14)
 @pytest.mark.parametrize("lost", ["videos/traj_00004_cam2.mkv", "labels/traj_00004.json"])
 def test_a_lost_file_is_listed_by_id_and_stops(made: Path, tmp_path: Path, lost: str) -> None:
     root = shutil.copytree(made, tmp_path / "data")
@@ -236,6 +235,7 @@ def test_a_lost_file_is_listed_by_id_and_stops(made: Path, tmp_path: Path, lost:
     assert bytes_of(root) == bytes_of(made)
 
 
+@pytest.mark.fault(14)
 def test_changed_bytes_are_no_longer_the_data(made: Path, tmp_path: Path) -> None:
     root = shutil.copytree(made, tmp_path / "data")
     shutil.copy(root / "videos/traj_00001_cam0.mkv", root / "videos/traj_00002_cam0.mkv")

@@ -67,7 +67,6 @@ def test_shards_that_start_together_over_stale_parts_lose_nothing(samples, tmp_p
         assert hashes(shards[0].folder) == hashes(wanted.folder)
 
 
-@pytest.mark.fault(28)
 def test_a_deleted_part_alone_is_judged_again(samples, tmp_path):
     modules = [TinyConv(), TinyConv()]
     first, second = (
@@ -89,6 +88,7 @@ def test_a_deleted_part_alone_is_judged_again(samples, tmp_path):
     assert [p.stat().st_mtime_ns for p in parts_of(second.folder)] == stamps
 
 
+@pytest.mark.fault(28)
 def test_a_damaged_part_is_judged_again(samples, tmp_path):
     judged = entry(tmp_path, "a")
     judge([judged], samples)

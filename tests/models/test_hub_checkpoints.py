@@ -126,8 +126,6 @@ def run_offline(home: Path, checkpoints: dict[str, str]) -> subprocess.Completed
     )
 
 
-@pytest.mark.fault(27)
-@pytest.mark.fault(27)
 def put_in_cache(home: Path, name: str, write: Callable[[Path], object], *, ref: str) -> None:
     store = home / "hub" / f"models--{name.replace('/', '--')}"
     snapshot = store / "snapshots" / COMMIT
@@ -137,6 +135,7 @@ def put_in_cache(home: Path, name: str, write: Callable[[Path], object], *, ref:
     (store / "refs" / ref).write_text(COMMIT)
 
 
+@pytest.mark.fault(27)
 def test_every_model_is_read_from_the_hubs_cache_without_network(
     tmp_path: Path, lively, clips, classes, library_logits
 ) -> None:
@@ -157,6 +156,7 @@ def test_every_model_is_read_from_the_hubs_cache_without_network(
         assert torch.allclose(torch.tensor(found[model]["logits"]), logits, atol=1e-5, rtol=0)
 
 
+@pytest.mark.fault(27)
 def test_a_checkpoint_that_is_not_cached_names_the_folder_and_the_cure(tmp_path: Path) -> None:
     done = run_offline(tmp_path / "empty", {"videomae": "someone/videomae@v3"})
     assert done.returncode != 0

@@ -161,7 +161,6 @@ def test_a_guess_forbids_nothing_where_nothing_else_runs():
     )
 
 
-@pytest.mark.fault(16)
 def test_memory_that_nobody_of_ours_holds_is_waited_for_and_then_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -179,6 +178,7 @@ def test_memory_that_nobody_of_ours_holds_is_waited_for_and_then_an_error(
         rule.shortage(asked, Placement("cpu"), [], threads=1)
 
 
+@pytest.mark.fault(16)
 def test_too_little_shared_memory_for_the_processes_of_a_run_is_an_error(tmp_path: Path):
     small = tmp_path / "shm"
     small.mkdir()
