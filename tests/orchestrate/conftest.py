@@ -17,6 +17,16 @@ def known_names() -> Iterator[None]:
         end_started()
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(request: pytest.FixtureRequest) -> None:
+    """No process, shared memory, socket or temporary file of a test outlives it.
+
+    A Ray cluster keeps workers and files of its own until it ends, after the last of its tests.
+    """
+    if not request.path.stem.startswith("test_ray"):
+        request.getfixturevalue("no_leaks")
+
+
 @pytest.fixture
 def toy(tmp_path: Path) -> Iterator[Toy]:
     with toy_study(tmp_path) as study:

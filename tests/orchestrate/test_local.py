@@ -17,6 +17,7 @@ from regatta.orchestrate.devices import Machine, Memory, Placement, host_memory
 from regatta.orchestrate.local import Ended, LocalLauncher, bound_command, task_environment
 from regatta.orchestrate.plan import Resources, Task
 from regatta.orchestrate.processes import descendants, kill_tree, resident_gib, signal_process
+from regatta.orchestrate.task_folders import sweep_task_folders
 from regatta.records.status import process_identity, process_start
 from tests.orchestrate.toy import launch_section, wait_until
 
@@ -296,6 +297,7 @@ def test_only_the_very_process_is_signalled():
 
 
 @pytest.mark.slow
+@pytest.mark.fault(6)
 def test_killing_the_supervisor_of_torchrun_ends_every_rank(tmp_path: Path):
     """torchrun gives each rank a session of its own, so nothing but the binding reaches them."""
     code = f"""
@@ -332,3 +334,5 @@ while True: launcher.wait(60)
     supervisor.wait()
     for _, pid in ranks:
         wait_until(lambda pid=pid: not process_start(int(pid)), "the rank is gone", seconds=5)
+    # As the next launch does: nobody else can remove the temporary files of who was killed.
+    sweep_task_folders()

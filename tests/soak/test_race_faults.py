@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import pytest
 from regatta.records.metrics_stream import read_metrics
 from regatta.records.run_folder import RunFolder
 from regatta.records.status import Status, read_status
+from regatta.records.submission import read_submission
 from tests.disks_here import small_disk
 from tests.orchestrate.clock_here import Clock
+from tests.orchestrate.slurm_here import need_slurm
 from tests.orchestrate.toy import wait_until
 from tests.soak.conftest import SIZE
 from tests.soak.race import Race
@@ -146,3 +149,22 @@ def test_a_killed_supervisor_of_plain_workers_leaves_nobody_and_is_resumed(
     child.wait()
     wait_until(lambda: not list(race.processes()), "no orphan is left", seconds=15)
     finish(race, clean)
+
+
+@pytest.mark.fault(24)
+@pytest.mark.soak
+def test_a_run_that_slurm_takes_away_and_gives_back_equals_the_clean_one(
+    tmp_path: Path, clean: Race
+):
+    need_slurm()
+    race = Race(tmp_path / "home", **SIZE, launch={"on": "slurm", "max_parallel": None})
+    child = race.start("run", env=FIGURES)
+    wait_for_steps(race, 3)
+    run, submission = the_run(race), read_submission(race.folder.submission)
+    assert submission is not None
+    (job,) = submission.jobs_of(run.run_id)
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    wait_until(lambda: said_of(race).cause == "requeued", "it waits again", seconds=60)
+    assert not run.is_trained(), "it was cut short, or this proves nothing"
+    assert child.wait(timeout=300) == 0, (race.home / "output.txt").read_text()
+    assert race.facts() == clean.facts()
