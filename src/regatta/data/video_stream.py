@@ -33,7 +33,6 @@ CONTAINERS = "avi,mov,mp4,matroska,webm,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,gi
 """FFmpeg names. Playlists and scripts are not among them: they would open other files."""
 
 _QUARTER_TOLERANCE = (1 << 16) // 100
-_POLL_FRAMES = 16
 
 
 @dataclass(frozen=True)
@@ -153,9 +152,9 @@ def decode_stream(video: Video, *, stop: Callable[[], bool] | None = None) -> It
                 change = f"{size[0]}x{size[1]} to {frame.width}x{frame.height}"
                 problem = f"the picture size changes at frame {ordinal}, from {change}"
                 raise DecodeError(problem, where=video.path)
-            if ordinal % _POLL_FRAMES == 0:
-                video.note.beat()
-                _check_progress(ordinal, deadline, stop, video.path)
+            # With every frame: a large one may take seconds, and a silence counts as a hang.
+            video.note.beat()
+            _check_progress(ordinal, deadline, stop, video.path)
             yield Decoded(ordinal, frame, clock.seconds(frame, ordinal))
             ordinal += 1
     except FFmpegError as error:
