@@ -240,6 +240,22 @@ def test_ctrl_c_while_printing_ends_the_command_and_the_browser(tmp_path: Path) 
     assert not (folder.report / "report.pdf").exists()
 
 
+def test_a_command_that_is_killed_takes_its_browser_along(tmp_path: Path) -> None:
+    folder = small_study(tmp_path)
+    mark = tmp_path / "printing"
+    browser = script(tmp_path, f"touch {mark}; exec sleep 600.{os.getpid()}")
+    command = [sys.executable, "-m", "regatta.cli.main", "report", str(folder.path), "--pdf"]
+    process = subprocess.Popen(command, env={**os.environ, "CHROME_PATH": browser})
+    while not mark.exists() and process.poll() is None:
+        os.sched_yield()
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 15
+    while processes_naming(f"sleep\0600.{os.getpid()}"):
+        assert time.monotonic() < deadline
+        os.sched_yield()
+
+
 def test_without_a_browser_the_command_says_what_to_install_and_draws_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

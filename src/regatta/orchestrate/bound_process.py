@@ -5,22 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import sys
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, AnyStr
 
+from regatta.core.bound_exec import bind_to_parent, bound_command
 from regatta.core.errors import EnvironmentFault
 from regatta.core.files import disk_error, make_folders
-from regatta.orchestrate.bound_exec import bind_to_parent
 from regatta.orchestrate.task_folders import make_task_folder, remove_task_folder
 
-_BOUND_EXEC = Path(__file__).with_name("bound_exec.py")
 
-
-class BoundProcess(subprocess.Popen[bytes]):
-    """A process that ends with this one, with a folder for temporary files that goes with it."""
+class BoundProcess(subprocess.Popen[AnyStr]):
+    """A process with a folder for temporary files that goes once its end was seen."""
 
     def __init__(self, argv: list[str], *, env: dict[str, str], **options: Any) -> None:
         self._folder = make_task_folder()
@@ -44,7 +41,7 @@ class BoundProcess(subprocess.Popen[bytes]):
         return code
 
 
-def start_bound(argv: list[str], *, log: Path, env: dict[str, str]) -> BoundProcess:
+def start_bound(argv: list[str], *, log: Path, env: dict[str, str]) -> BoundProcess[bytes]:
     """Start `argv` in its own session, killed when this process dies; its output goes to `log`.
 
     Its folder for temporary files is removed once `wait` or `poll` have found its end.
@@ -72,9 +69,3 @@ def start_bound(argv: list[str], *, log: Path, env: dict[str, str]) -> BoundProc
                 hint="raise the limit on processes (ulimit -u), or lower launch.max_parallel",
             ) from error
         raise disk_error(error, log) from error
-
-
-def bound_command(parent_pid: int, argv: list[str]) -> list[str]:
-    """`argv` behind the wrapper that binds it to its parent; 0 = whoever starts it."""
-    # Isolated and without site-packages: up in milliseconds, and runs nobody's start-up code.
-    return [sys.executable, "-I", "-S", str(_BOUND_EXEC), str(parent_pid), *argv]

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Protocol
 
 from regatta.config.schema import LaunchSection
+from regatta.core.bound_exec import bound_command
 from regatta.core.errors import EnvironmentFault
 from regatta.orchestrate.admission import Admission, Need, place_task
-from regatta.orchestrate.bound_process import bound_command, start_bound
+from regatta.orchestrate.bound_process import start_bound
 from regatta.orchestrate.devices import (
     DevicePool,
     Machine,

@@ -24,9 +24,10 @@ from typing import Any, Literal
 from regatta.config.expand import TRAINING_RECORD_VERSION
 from regatta.config.load import entry_train
 from regatta.config.schema import EntrySection, Study
+from regatta.core.bound_exec import bound_command
 from regatta.core.errors import RecordError, RegattaError
 from regatta.core.files import read_json, write_json
-from regatta.orchestrate.bound_process import bound_command
+from regatta.orchestrate.bound_process import BoundProcess
 from regatta.orchestrate.devices import Machine, Placement, host_memory
 from regatta.orchestrate.local import task_environment
 from regatta.orchestrate.processes import signal_group
@@ -261,7 +262,7 @@ def _run(target: ProbeTarget, command: tuple[str, ...], limit_seconds: float) ->
     with tempfile.TemporaryFile("w+") as asked, tempfile.TemporaryFile("w+") as complaints:
         asked.write(json.dumps(request))
         asked.seek(0)
-        child = subprocess.Popen(
+        child: BoundProcess[str] = BoundProcess(
             bound_command(os.getpid(), [*command, *words]),
             stdin=asked,
             stdout=subprocess.PIPE,

@@ -11,10 +11,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from regatta.core.bound_exec import bind_to_parent, bound_command
 from regatta.core.errors import EnvironmentFault, RegattaError, StopRequested
 from regatta.core.files import atomic_path
 from regatta.core.signals import StopFlag
@@ -127,8 +130,11 @@ def _run(command: list[str], log: Path, stop: StopFlag | None, timeout_seconds: 
     """Exit code of the command, whose process group is gone when this returns or raises."""
     with open(log, "wb") as output:
         try:
+            # It must not print on for a command that was killed.
+            alone = threading.active_count() == 1
             process = subprocess.Popen(
-                command,
+                command if alone else bound_command(os.getpid(), command),
+                preexec_fn=partial(bind_to_parent, os.getpid()) if alone else None,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -151,9 +157,7 @@ def _wait(
     timeout_seconds: float,
 ) -> int:
     deadline = time.monotonic() + timeout_seconds
-    while True:
-        with suppress(subprocess.TimeoutExpired):
-            return process.wait(CHECK_SECONDS)
+    while not _has_ended(process):
         if stop is not None and stop.requested:
             error = StopRequested(
                 "stopped while printing the PDF; the page is written",
@@ -164,13 +168,25 @@ def _wait(
         if time.monotonic() > deadline:
             what = f"the browser did not finish printing within {timeout_seconds:g} s"
             raise _fault(what, browser, log)
+        time.sleep(CHECK_SECONDS)
+    return _end_group(process)
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the browser's process group and collect the browser itself."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the browser has ended. It is not collected: until then its number, which is that of
+    its group, is given to no other process."""
+    if not hasattr(os, "waitid"):
+        return process.poll() is not None
+    options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    return process.returncode is not None or os.waitid(os.P_PID, process.pid, options) is not None
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> int:
+    """Kill what is left of the browser's process group, then collect the browser itself."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
 
 
 def _is_pdf(path: Path) -> bool:
