@@ -142,3 +142,33 @@ def test_every_error_class_is_drawn_in_the_tree():
     classes = [v for v in vars(errors).values() if isinstance(v, type)]
     assert len(classes) > 10
     assert [c.__name__ for c in classes if c.__name__ not in drawn] == []
+
+
+@pytest.mark.fault(9)
+@pytest.mark.parametrize("then", ["nothing", "another folder"])
+def test_below_a_folder_that_has_vanished_nothing_is_made(tmp_path: Path, then: str):
+    study, run = tmp_path / "study", tmp_path / "study" / "runs" / "a"
+    run.mkdir(parents=True)
+    files.keep_in_place(study)
+    files.keep_in_place(run)
+    files.write_text(run / "deep" / "er" / "a.txt", "x")
+    study.rename(tmp_path / "moved")
+    if then == "another folder":
+        study.mkdir()
+    for write in (
+        lambda: files.write_text(run / "new" / "a.txt", "x"),
+        lambda: files.append_json_line(run / "a.jsonl", {}),
+        lambda: files.ensure_writable(study / "results"),
+        lambda: files.require_in_place(study),
+    ):
+        with pytest.raises(DiskError, match="vanished"):
+            write()
+    assert not run.exists()
+    named = files.disk_fault(ValueError("of any library"), study)
+    assert named is not None
+    assert "vanished" in named.what
+    if then == "another folder":
+        study.rmdir()
+    (tmp_path / "moved").rename(study)
+    files.write_text(run / "new" / "a.txt", "x")
+    assert (run / "new" / "a.txt").read_text() == "x"

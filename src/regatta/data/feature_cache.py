@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from regatta.core.errors import NonFiniteError
-from regatta.core.files import PARTIAL_SUFFIX, atomic_path, disk_error
+from regatta.core.files import PARTIAL_SUFFIX, atomic_path, disk_error, make_folders
 from regatta.core.json_text import parse_json
 
 logger = logging.getLogger(__name__)
@@ -279,7 +279,7 @@ def _sweep(path: Path) -> None:
 def _lock(path: Path) -> Iterator[bool]:
     """Whether this process alone has the lock for the length of the block."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
     except OSError as error:
         raise disk_error(error, path) from error

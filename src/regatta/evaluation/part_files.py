@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from regatta.core.errors import RecordError
-from regatta.core.files import plain, read_json, write_json
+from regatta.core.files import make_folders, plain, read_json, write_json
 from regatta.data.manifest import Sample
 from regatta.evaluation.protocols import Protocol
 from regatta.records.conditions import Condition
@@ -72,7 +72,7 @@ def open_folder(
     Parts of another one (other samples, conditions, weights ...) are removed: mixed with new ones
     they would make a table that no one judged. Safe with several shards at once.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folders(folder)
     identity = _identity(samples, conditions, part_samples, fingerprint)
     with _locked(folder):
         marker = folder / "judging.json"

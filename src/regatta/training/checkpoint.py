@@ -31,7 +31,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from regatta.core.errors import DiskError, RecordError
-from regatta.core.files import PARTIAL_SUFFIX, disk_error, plain, read_json, sync_folder
+from regatta.core.files import (
+    PARTIAL_SUFFIX,
+    disk_error,
+    make_folders,
+    plain,
+    read_json,
+    sync_folder,
+)
 from regatta.training.sharded import whole_tensors
 
 logger = logging.getLogger(__name__)
@@ -68,7 +75,8 @@ def write_slot(root: Path, content: SavedRun) -> Path:
     slot = root / f"slot-{number:06d}"
     partial = root / f".{slot.name}{PARTIAL_SUFFIX}"
     with _named_disk_error(partial, need_bytes=_content_bytes(content)):
-        partial.mkdir(parents=True)
+        make_folders(root)
+        partial.mkdir()
         _write_tensors(partial / "weights.safetensors", content.weights)
         _write_tensors(partial / "optimizer.safetensors", content.optimizer)
         _write_json_synced(partial / "state.json", {"format": FORMAT_VERSION, **content.record})
@@ -164,7 +172,7 @@ def write_best(root: Path, weights: dict[str, torch.Tensor], *, epoch: int) -> d
     folder = root / "best"
     partial = folder / f".epoch-{epoch:04d}{PARTIAL_SUFFIX}"
     with _named_disk_error(partial, need_bytes=_tensor_bytes(weights)):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folders(folder)
         _write_tensors(partial, weights)
         digest = _sha256(partial)
         name = f"epoch-{epoch:04d}-{digest[:8]}.safetensors"
@@ -195,7 +203,7 @@ def ensure_free_space(
     """
     weights = _tensor_bytes(module.state_dict())
     moments = moments_each * sum(p.numel() * 4 for p in module.parameters() if p.requires_grad)
-    root.mkdir(parents=True, exist_ok=True)
+    make_folders(root)
     present = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     tensors = (SLOTS_KEPT + 1 + kept_slots) * (weights + moments) + 3 * weights
     need = tensors + RECORDS_BYTES - present
