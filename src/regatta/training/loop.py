@@ -123,7 +123,7 @@ def train_run(
             meter=meter or open_meter(device, all_gpus=train.parallel == "dp"),
             state=_first_state(seconds_before),
             average=None if train.ema is None else WeightAverage(module, train.ema),
-            watch=RankWatch(ranks, patience=patience),
+            watch=RankWatch(ranks, patience=patience or _patience(train)),
             progress=Progress(
                 report if ranks.is_first else _say_nothing, rates.total_steps, train.epochs
             ),
@@ -142,6 +142,11 @@ def _to_the_end(run: TrainingRun) -> dict[str, Any]:
             run.save()
             run.leave_if_asked()
         return run.finish()
+
+
+def _patience(train: TrainSection) -> Patience:
+    # A batch of another size is compiled anew in the middle of an epoch, which takes minutes.
+    return Patience(least=Patience.unmeasured) if train.compile else Patience()
 
 
 def _first_state(seconds_before: float) -> TrainerState:

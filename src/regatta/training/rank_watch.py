@@ -27,7 +27,7 @@ class Patience:
     is `unmeasured`; else `factor` x the slowest step so far, and at least `least`.
     """
 
-    least: float = 60.0
+    least: float = 120.0
     factor: float = 20.0
     unmeasured: float = 600.0
     linger: float = 5.0
