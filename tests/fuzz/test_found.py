@@ -28,6 +28,7 @@ from regatta.data.decode import probe
 from regatta.data.import_cifar import read_pickle
 from regatta.data.import_tensors import import_file
 from regatta.data.manifest import Manifest
+from regatta.data.sources._class_numbers import name_labels
 from regatta.data.sources.image_folder import image_folder
 from regatta.data.sources.kinetics import read_kinetics
 from regatta.data.sources.manifest_list import read_manifest_list
@@ -495,3 +496,12 @@ def test_class_names_that_skip_a_number_are_named_with_their_file(labels: Any):
     with pytest.raises(WeightsError) as error:
         read_labels({"id2label": labels}, where=Path("config.json"))
     assert "config.json" in told(error)
+
+
+@pytest.mark.parametrize("text", ['tai chi\n""\n', '["tai chi", " "]'])
+def test_a_class_without_a_name_is_refused(tmp_path: Path, text: str):
+    path = tmp_path / ("a.json" if text.startswith("[") else "a.txt")
+    path.write_text(text)
+    with pytest.raises(DataError) as error:
+        name_labels([("l:1", "0")], path, 0)
+    assert "without a name" in told(error)

@@ -134,6 +134,8 @@ def _in_order(
     if not pairs or [number for number, _ in pairs] != list(range(first, first + len(pairs))):
         problem = f"{_WHAT} is empty" if not pairs else f"{_WHAT} skips or repeats a number"
         raise DataError(problem, where=path, hint=_HINT)
+    if "" in names:
+        raise DataError(f"{_WHAT} has a class without a name", where=path, hint=_HINT)
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise DataError(f"{_WHAT} names a class twice: {', '.join(twice)}", where=path)
