@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regatta.analysis.tables import (
-    FORMULA_STARTS,
     csv_cell,
     csv_text,
     drops_csv,
@@ -18,6 +17,7 @@ from regatta.analysis.tables import (
     per_class_csv,
     results_csv,
 )
+from regatta.core.csv_text import FORMULA_STARTS
 
 
 def parsed(text: str) -> list[list[str]]:

@@ -19,7 +19,7 @@ import pandas as pd
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from regatta.analysis.tables import FORMULA_STARTS
+from regatta.core.csv_text import FORMULA_STARTS
 from regatta.report.tables import LATEX
 from tests.report.markup import parse
 

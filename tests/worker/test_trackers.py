@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import sqlite3
 import struct
 import subprocess
@@ -158,6 +159,7 @@ def test_wandb_offline_holds_every_step_once_under_one_id(mirrored: Path):
             if record.run.run_id:
                 ids.add(record.run.run_id)
                 assert record.run.project == "study"
+                assert record.run.host != socket.gethostname()
             if record.HasField("history"):
                 step = record.history.step.num
                 for item in record.history.item:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-"""Cannot be written as UTF-8; a name from JSON may hold one."""
+from regatta.core.csv_text import csv_cell, csv_text
+
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 RESULT_COLUMNS = (
@@ -42,34 +41,6 @@ PAIRWISE_HEADER = (
     "p-value Bonferroni",
 )
 SUMMARY_HEADER = ("Coverage", "N", "Mean", "Std", "Min", "Max", "95% CI low", "95% CI high")
-
-
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV; None is an empty field and text can never be read as a formula."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([csv_cell(name) for name in header])
-    writer.writerows([csv_cell(value) for value in row] for row in rows)
-    return buffer.getvalue()
-
-
-def csv_cell(value: Any) -> Any:
-    """One field. Text that a spreadsheet would run as a formula gets a leading apostrophe.
-
-    Numbers pass as they are, with every digit that they have; a list becomes words with spaces; a
-    carriage return becomes a space.
-    """
-    if value is None:
-        return ""
-    if isinstance(value, (list, tuple)):
-        value = " ".join(str(item) for item in value)
-    if isinstance(value, str):
-        # A bare carriage return is not quoted by the writer and would break the row for readers.
-        text = LONE_SURROGATE.sub("\ufffd", value.replace("\r", " "))
-        return f"'{text}" if value.startswith(FORMULA_STARTS) else text
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return int(value)
-    return value
 
 
 def plain_line(text: str) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from dataclasses import replace
 
 from regatta.config.expand import RunSpec
+from regatta.core.csv_text import csv_text
 from regatta.core.files import write_text
 from regatta.data.manifest import Manifest
 from regatta.data.splits import label_share
@@ -31,11 +30,8 @@ def with_label_share(
     share = label_share(manifest.split("train"), fraction, seed)
     kept = {sample.sample_id for sample in share}
     if writes:
-        text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["sample_id", "label"])
-        rows.writerows([sample.sample_id, sample.label] for sample in share)
-        write_text(run.label_indices, text.getvalue())
+        rows = ((sample.sample_id, sample.label) for sample in share)
+        write_text(run.label_indices, csv_text(["sample_id", "label"], rows))
     samples = [s for s in manifest.samples if s.split != "train" or s.sample_id in kept]
     return replace(manifest, samples=samples)
 

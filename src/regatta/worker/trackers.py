@@ -15,11 +15,13 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from queue import Full, Queue
 from tempfile import TemporaryDirectory
@@ -30,6 +32,7 @@ from regatta.config.expand import RunSpec
 from regatta.core.errors import RegattaError
 from regatta.core.extras import check_trackers
 from regatta.core.files import read_json, write_json
+from regatta.core.passed_on import hide_folders
 from regatta.records.metrics_stream import read_metrics
 from regatta.records.run_folder import RunFolder, StudyFolder
 
@@ -118,12 +121,14 @@ def open_trackers(
         run_spec.entry.name,
         run,
         folder.path / "trackers",
-        {
-            "model": run_spec.entry.model_dump(mode="json", exclude={"train"}),
-            "train": run_spec.train.model_dump(mode="json"),
-            "seed": run_spec.seed,
-            "run_id": run_spec.run_id,
-        },
+        hide_folders(
+            {
+                "model": run_spec.entry.model_dump(mode="json", exclude={"train"}),
+                "train": run_spec.train.model_dump(mode="json"),
+                "seed": run_spec.seed,
+                "run_id": run_spec.run_id,
+            }
+        ),
     )
     mirrors = Mirrors(about, study.launch.track if speaks else ())
     succeeded = False
@@ -293,6 +298,11 @@ class _OnlyForward:
         self._tracker.close(succeeded=succeeded)
 
 
+def _host() -> str:
+    """Tells machines apart and names none."""
+    return sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
 class _WandB:
     """A run of W&B, offline unless the user chose otherwise."""
 
@@ -308,6 +318,8 @@ class _WandB:
             disable_job_creation=True,
             x_disable_stats=True,
             x_disable_meta=True,
+            # Else it sends the name of this machine.
+            host=_host(),
         )
         has_key = bool(os.environ.get("WANDB_API_KEY"))
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if has_key else "offline")
