@@ -1,5 +1,6 @@
 """`python -m regatta` is the same as `regatta`, and says so when its Python is too old for it."""
 
+import signal
 import sys
 
 if sys.version_info < (3, 11):
@@ -11,6 +12,10 @@ if sys.version_info < (3, 11):
         % (".".join(str(part) for part in sys.version_info[:3]), sys.executable)
     )
     sys.exit(3)
+
+# Ctrl-C while all is still being loaded ends it without a trace of Python's; `main` listens then.
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from regatta.cli.main import main
 

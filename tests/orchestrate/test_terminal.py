@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,3 +139,26 @@ def test_a_closed_terminal_is_a_request_to_stop(tmp_path: Path, no_leaks: None):
     status = toy.status("ann")
     assert (status.state, status.cause) == ("interrupted", "stopped")
     assert not toy.folder.lease.exists()
+
+
+@pytest.mark.fault(7)
+@pytest.mark.parametrize("way", ["module", "command"])
+def test_ctrl_c_while_it_is_being_loaded_shows_no_trace(way: str):
+    script = "import sys; sys.argv[0] = 'regatta'; from regatta.cli.main import main; main()"
+    program = ["-m", "regatta"] if way == "module" else ["-c", script]
+    child = subprocess.Popen(
+        [sys.executable, "-X", "importtime", *program, "ls"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert child.stderr
+    for line in child.stderr:
+        if "click" in line:
+            break
+    child.send_signal(signal.SIGINT)
+    _, rest = child.communicate(timeout=20)
+    assert child.returncode in {-signal.SIGINT, 130}
+    assert "Traceback" not in rest
+    assert "KeyboardInterrupt" not in rest

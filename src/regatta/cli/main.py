@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import typer
@@ -73,6 +74,8 @@ def _top(
 
 def main() -> None:
     """Run the command line; errors of ours go to stderr as what, where, next step."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app()
     except RegattaError as error:
