@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 from regatta.core.files import append_json_line, write_json, write_text
@@ -15,6 +16,8 @@ if __name__ == "__main__":
     append_json_line(root / "starts.jsonl", {"kind": verb})
     if (root / f"fail-{verb}").exists():
         sys.exit("DataError: the toy was told to fail")
+    if (root / f"hang-{verb}").exists():
+        time.sleep(600)
     if verb == "compare":
         write_json(folder / "results" / "comparison.json", {"verdict": "a tie"})
         print("the verdict is a tie")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,14 @@ from regatta.core.files import read_json, write_json
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.bound_process import start_bound
 from regatta.orchestrate.causes import last_error_line
-from regatta.orchestrate.processes import signal_group
+from regatta.orchestrate.processes import cpu_ticks, descendants, signal_group
 from regatta.orchestrate.snapshot import status_of
 from regatta.records.run_folder import StudyFolder
 
 CLI_COMMAND = (sys.executable, "-m", "regatta")
 GRACE_SECONDS = 5.0
-_POLL_SECONDS = 0.1
+_POLL_SECONDS, _LOOK_SECONDS = 0.1, 2.0
+_READ_BYTES = 1 << 20
 
 
 def report_page(folder: StudyFolder) -> Path:
@@ -52,8 +55,9 @@ def finish_study(
         return 0
     if report_is_current(folder, study):
         return 0
+    limit = study.launch.stall_seconds
     for verb in ("compare", "report"):
-        code = _run_verb(folder, verb, stop=stop, echo=echo, command=command)
+        code = _run_verb(folder, verb, limit=limit, stop=stop, echo=echo, command=command)
         if code:
             return code
     write_json(_inputs_file(folder), inputs)
@@ -98,15 +102,44 @@ def report_is_current(folder: StudyFolder, study: Study) -> bool:
 
 def last_error(log: Path) -> str:
     """The last error of ours in a log, with its place and next step; else its last error line."""
-    text = "\n" + log.read_text(encoding="utf-8", errors="replace").rstrip()
+    text = "\n" + _end_of(log).rstrip()
     _, ours, block = text.rpartition("\nerror: ")
     return block if ours else last_error_line(log)
+
+
+def _end_of(log: Path) -> str:
+    """The last part of a log; a child that complains without end must not fill our memory."""
+    with open(log, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _READ_BYTES))
+        return file.read().decode("utf-8", errors="replace")
+
+
+@dataclass
+class _Stillness:
+    """How long a process and all below it have computed nothing and written nothing."""
+
+    pid: int
+    log: Path
+    seen: tuple[int, int] = (-1, -1)
+    since: float = 0.0
+    looked_at: float = float("-inf")
+
+    def seconds(self) -> float:
+        now = time.monotonic()
+        if now - self.looked_at >= _LOOK_SECONDS:
+            self.looked_at = now
+            below = [process.pid for process in descendants([self.pid])[self.pid]]
+            found = (cpu_ticks([self.pid, *below]), self.log.stat().st_size)
+            if found != self.seen:
+                self.seen, self.since = found, now
+        return now - self.since
 
 
 def _run_verb(
     folder: StudyFolder,
     verb: str,
     *,
+    limit: float,
     stop: StopFlag,
     echo: Callable[[str], None],
     command: tuple[str, ...],
@@ -115,8 +148,10 @@ def _run_verb(
     log.unlink(missing_ok=True)
     echo(f"{verb}: working")
     child = start_bound([*command, verb, str(folder.path)], log=log, env={})
-    kill_at = float("inf")
+    kill_at, stillness, stalled = float("inf"), _Stillness(child.pid, log), False
     while child.poll() is None:
+        if not stalled and stillness.seconds() > limit:
+            stalled, kill_at = True, time.monotonic()
         if stop.requested and kill_at == float("inf"):
             child.terminate()
             kill_at = time.monotonic() + GRACE_SECONDS
@@ -125,9 +160,12 @@ def _run_verb(
         time.sleep(_POLL_SECONDS)
     if stop.requested:
         return stop.exit_code
+    if stalled:
+        echo(f"{verb}: failed: no sign of life for {limit:g} s, it was ended; see {log}")
+        return 1
     if child.returncode:
         echo(f"{verb}: failed: {last_error(log) or f'exit code {child.returncode}, see {log}'}")
         return child.returncode if child.returncode > 0 else 1
     if verb == "compare":
-        echo(log.read_text(encoding="utf-8", errors="replace").rstrip())
+        echo(_end_of(log).rstrip())
     return 0
