@@ -21,6 +21,7 @@ from regatta.core.errors import WeightsError
 from regatta.models.spec import resolve_model
 from regatta.models.weights import load_checkpoint, save_model
 from regatta.records.run_folder import StudyFolder, open_study
+from regatta.worker.pinned_weights import pinned
 from tests.models.stub_hub import StubHub, stub_hub
 from tests.test_bad_input import STUDY, write_videos
 from tests.worker.test_trackers_down import never_answer, stub
@@ -145,6 +146,7 @@ def begun_with(folder: StudyFolder) -> list[str]:
 
 @pytest.mark.fault(27)
 @pytest.mark.slow
+@pytest.mark.soak
 def test_all_runs_of_a_study_start_from_one_commit_though_the_branch_moves(tmp_path: Path):
     study = STUDY.replace("checkpoint: none", f"checkpoint: {NAME}") + "seeds: [0, 1]\n"
     (tmp_path / "s.yaml").write_text(study)
@@ -165,6 +167,24 @@ def test_all_runs_of_a_study_start_from_one_commit_though_the_branch_moves(tmp_p
     folder.run(second).training_results.unlink()
     worker("train", tmp_path, cache, "http://127.0.0.1:9", "--runs", second)
     assert begun_with(folder) == [f"{NAME}@{FIRST}"] * 2
+
+
+@pytest.mark.fault(27)
+def test_the_commit_that_the_first_run_read_is_that_of_all_others(tmp_path: Path):
+    study = STUDY.replace("checkpoint: none", f"checkpoint: {NAME}@v1") + "seeds: [0, 1]\n"
+    (tmp_path / "s.yaml").write_text(study)
+    folder = open_study(tmp_path / "runs", load_study(tmp_path / "s.yaml"))
+    (first, run), (second, _) = folder.runs()
+    assert pinned(folder, first.entry) == first.entry
+    run.weights.write_text(json.dumps({"source": f"{NAME}@{FIRST}"}))
+    assert pinned(folder, second.entry).checkpoint == f"{NAME}@{FIRST}"
+    # Another branch, another model, a folder, random weights: what is asked for is taken.
+    for other in (f"{NAME}@v2", "someone/else", NAME, f"{NAME}@{SECOND}", "none"):
+        entry = second.entry.model_copy(update={"checkpoint": other})
+        assert pinned(folder, entry) == entry
+    # What is no commit pins nothing.
+    run.weights.write_text(json.dumps({"source": f"{NAME}@v1"}))
+    assert pinned(folder, second.entry) == second.entry
 
 
 @pytest.mark.fault(27)
