@@ -356,9 +356,7 @@ def _saved_spec(config: dict[str, Any], folder: Path) -> ModelSpec:
             resize="squash" if saved["resize"] == "squash" else "crop",
         )
     except ConfigError as error:
-        raise WeightsError(
-            error.what, where=folder / "config.json", hint=error.hint
-        ) from error
+        raise WeightsError(error.what, where=folder / "config.json", hint=error.hint) from error
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise WeightsError(
             "this folder was not written by Regatta",
