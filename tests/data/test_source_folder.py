@@ -10,6 +10,7 @@ import pytest
 from regatta.core.errors import ConfigError, DataError
 from regatta.core.registry import SOURCES
 from regatta.data.manifest import SampleRow
+from regatta.data.sources import folder as folder_source
 from regatta.data.splits import check_no_leak
 
 read_folder = SOURCES.get("folder")
@@ -144,3 +145,13 @@ def test_a_file_that_the_group_pattern_misses_is_named(tmp_path: Path):
 def test_there_is_no_second_split(tmp_path: Path):
     with pytest.raises(ConfigError, match="has one split"):
         read(tmp_path, split=2)
+
+
+def test_a_group_pattern_that_never_ends_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, f"a/{'a' * 60}.mp4")
+    monkeypatch.setattr(folder_source, "PATTERN_SECONDS", 1.0)
+    with pytest.raises(ConfigError, match="takes more than 1 s") as error:
+        read(tmp_path, group_pattern=r"a/((?:a+)+)$")
+    assert error.value.where == "data.options.group_pattern"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,20 +52,17 @@ def read_folder(
     only_split_one(split, "folder")
     existing_root(root, "folder")
     pattern = None if group_pattern is None else _compiled(group_pattern)
-    rows: list[SampleRow] = []
+    videos: list[tuple[SplitName, Path, Path]] = []
     left_out = list(_stray_files(root))
     empty: list[str] = []
     for split_name, folder in _class_folders(root):
-        videos = 0
+        before = len(videos)
         for path in _visible(folder):
             if skip := _skip_reason(path):
                 left_out.append(SampleRow(path, folder.name, "", skip_reason=skip))
                 continue
-            videos += 1
-            group = _group(path, root, pattern)
-            row = SampleRow(path, folder.name, group, split_name, segment_frames=segment_frames)
-            rows.append(row)
-        if not videos:
+            videos.append((split_name, folder, path))
+        if len(videos) == before:
             empty.append(folder.relative_to(root).as_posix())
     if empty:
         raise DataError(
@@ -70,6 +70,11 @@ def read_folder(
             where=root,
             hint="add videos to them or move them elsewhere",
         )
+    groups = _groups([path for _, _, path in videos], root, pattern)
+    rows = [
+        SampleRow(path, folder.name, group, split_name, segment_frames=segment_frames)
+        for (split_name, folder, path), group in zip(videos, groups, strict=True)
+    ]
     return assign_group_split(rows, seed, test_fraction=test_fraction) + left_out
 
 
@@ -135,15 +140,47 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return compiled
 
 
-def _group(path: Path, root: Path, pattern: re.Pattern[str] | None) -> str:
+def _groups(paths: list[Path], root: Path, pattern: re.Pattern[str] | None) -> list[str]:
     if pattern is None:
-        return f"{path.parent.name}/{path.stem}"
-    below = path.relative_to(root).as_posix()
-    match = pattern.search(below)
-    if match is None or not match[1]:
-        raise DataError(
-            f"data.options.group_pattern does not match '{below}'",
-            where=root,
-            hint=f"the pattern is {pattern.pattern!r}; it is searched in the path below the root",
+        return [f"{path.parent.name}/{path.stem}" for path in paths]
+    below = [path.relative_to(root).as_posix() for path in paths]
+    groups = _searched(pattern.pattern, below)
+    for name, group in zip(below, groups, strict=True):
+        if not group:
+            raise DataError(
+                f"data.options.group_pattern does not match '{name}'",
+                where=root,
+                hint=f"the pattern is {pattern.pattern!r}; it is searched in the path below the "
+                "root",
+            )
+    return groups
+
+
+PATTERN_SECONDS = 20.0
+_SEARCH = """
+import json, re, sys
+asked = json.load(sys.stdin)
+search = re.compile(asked["pattern"]).search
+json.dump([found and found[1] for found in map(search, asked["texts"])], sys.stdout)
+"""
+
+
+def _searched(pattern: str, texts: list[str]) -> list[str]:
+    """What the pattern's group matches in each text. Some patterns try endlessly many ways, and
+    nothing ends that in this process: hence another one."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _SEARCH],
+            input=json.dumps({"pattern": pattern, "texts": texts}),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=PATTERN_SECONDS,
         )
-    return match[1]
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(
+            f"searching the pattern in {len(texts)} paths takes more than {PATTERN_SECONDS:g} s",
+            where="data.options.group_pattern",
+            hint="repeat nothing that repeats already, as in (a+)+",
+        ) from error
+    return json.loads(done.stdout)
