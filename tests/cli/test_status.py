@@ -18,7 +18,7 @@ from tests.orchestrate.toy import Toy, toy_mapping, toy_study
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Iterator[Toy]:
+def toy(tmp_path: Path, no_leaks: None) -> Iterator[Toy]:
     with toy_study(tmp_path) as study:
         yield study
 

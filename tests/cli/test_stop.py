@@ -16,7 +16,7 @@ from tests.orchestrate.toy import HOLDING, Toy, processes_of, toy_mapping, toy_s
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Iterator[Toy]:
+def toy(tmp_path: Path, no_leaks: None) -> Iterator[Toy]:
     with toy_study(tmp_path) as study:
         yield study
 

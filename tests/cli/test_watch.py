@@ -17,7 +17,7 @@ from tests.orchestrate.toy import HOLDING, Toy, toy_mapping, toy_study, wait_unt
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Iterator[Toy]:
+def toy(tmp_path: Path, no_leaks: None) -> Iterator[Toy]:
     with toy_study(tmp_path) as study:
         yield study
 
