@@ -47,6 +47,7 @@ from regatta.analysis.write import write_results
 from regatta.core.files import plain
 from regatta.core.passed_on import hide_below, hide_folders
 from regatta.records.conditions import find_condition
+from regatta.records.predictions import prediction_hashes
 from regatta.records.run_folder import StudyFolder
 
 FORMAT = 6
@@ -62,6 +63,8 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
         RecordError: nothing is judged, a file is damaged, or runs may not meet in one table.
         ConfigError: `compare.condition` names no condition of the protocol.
     """
+    # Before they are read: what changes meanwhile is then of other predictions.
+    read = prediction_hashes(folder)
     everyone = read_judged_study(folder)
     hide_below(folder.path.parent, everyone.study.data.root)
     # Experts are parts of systems: all pairs of them would drown those that are compared.
@@ -82,6 +85,7 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
     budget = budget_ledger(judged)
     provenance = _provenance(judged, bootstrap, pairs["method"])
     provenance["runs"] = [run_id for run in everyone.runs for run_id in run.run_ids]
+    provenance["predictions"] = read
     fusion, fusion_tables = fusion_section(everyone, headline)
     scenes, scene_tables = scene_section(judged, headline, rows, pairs["headline"], classification)
     methods = [contrast_methods(contrasts)]

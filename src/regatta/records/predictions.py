@@ -26,9 +26,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from regatta.config.expand import expand_study, protocol_id
 from regatta.core.errors import RecordError
 from regatta.core.files import atomic_path, read_json, read_json_object, slug, write_json
 from regatta.records.conditions import Condition
+from regatta.records.run_folder import StudyFolder
 
 UNKNOWN_FOLDER = "unknown"
 """Below a run's predictions: those on samples of classes that the study keeps from its models, as
@@ -123,6 +125,19 @@ def _damaged(path: Path, error: Exception) -> RecordError:
 
 def file_hash(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
+
+
+def prediction_hashes(folder: StudyFolder) -> dict[str, str]:
+    """Run -> what its predictions hash to, of all runs that are judged under the study's protocol;
+    and of the motion that was measured."""
+    study = folder.study()
+    protocol = protocol_id(study.protocol)
+    judged = {
+        spec.run_id: folder.run(spec.run_id).predictions(protocol) / "complete.json"
+        for spec in expand_study(study)
+    }
+    files = {**judged, "motion": folder.motion_json}
+    return {name: file_hash(path) for name, path in files.items() if path.is_file()}
 
 
 def write_complete(

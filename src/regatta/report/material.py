@@ -17,6 +17,7 @@ from regatta.config.schema import IMPORTED, Study
 from regatta.core.errors import RecordError
 from regatta.core.files import read_json
 from regatta.core.passed_on import hide_below
+from regatta.records.predictions import prediction_hashes
 from regatta.records.profile_table import read_profile
 from regatta.records.run_folder import RunFolder, StudyFolder
 from regatta.report.curves import EntryGrid
@@ -335,16 +336,15 @@ def _current_comparison(
     folder: StudyFolder, study: Study, judged: list[RunFolder], protocol: str
 ) -> dict[str, Any]:
     path = folder.results / "comparison.json"
-    markers = [run.predictions(protocol) / "complete.json" for run in judged]
-    markers += [folder.motion_json] if folder.motion_json.is_file() else []
-    if path.is_file() and all(m.stat().st_mtime <= path.stat().st_mtime for m in markers):
+    if path.is_file():
         try:
             found = read_json(path)
         except RecordError:
             # A damaged file is made anew from the predictions, which are the truth.
             found = None
-        has_motion = folder.motion_json.is_file()
-        if isinstance(found, dict) and _is_current(found, study, judged, protocol, has_motion):
+        # Clocks jump and folders are copied: what is in the files counts, not when they came.
+        read = prediction_hashes(folder)
+        if isinstance(found, dict) and _is_current(found, study, judged, protocol, read):
             return found
     return compare_study(folder)
 
@@ -354,7 +354,7 @@ def _is_current(
     study: Study,
     judged: list[RunFolder],
     protocol: str,
-    has_motion: bool,
+    read: dict[str, str],
 ) -> bool:
     """Whether a comparison holds the runs that are judged now, under the settings of now."""
     if comparison.get("format") != FORMAT:
@@ -363,7 +363,7 @@ def _is_current(
     settings = ("replicates", "confidence", "correction", "seed")
     return (
         comparison["study"]["protocol_id"] == protocol
-        and (comparison["motion"] is None or has_motion)
+        and record.get("predictions") == read
         and sorted(record["runs"]) == sorted(run.run_id for run in judged)
         and all(record[name] == getattr(wanted, name) for name in settings)
         and record["margin_points"] == wanted.equivalence_margin_points
