@@ -38,9 +38,13 @@ def test_clips_normalised_otherwise_than_in_training_are_refused(
 
 def test_without_a_processor_file_the_published_normalisation_stands(saved) -> None:
     folder, _, spec = saved("timesformer")
+    unsaid = "does not say how its pictures were scaled"
+    assert unsaid not in load_checkpoint(spec.build(4), spec, str(folder)).summary()
     (folder / "preprocessor_config.json").unlink()
     entry = EntrySection(name="e", model="timesformer", size="tiny", checkpoint=str(folder))
     assert resolve_model(entry, 4, seed=0).mean == spec.mean
+    # Taken, but told.
+    assert unsaid in load_checkpoint(spec.build(4), spec, str(folder)).summary()
 
 
 @pytest.mark.parametrize(

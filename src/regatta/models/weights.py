@@ -20,6 +20,7 @@ from torch import nn
 
 from regatta.core.errors import ConfigError, DataError, WeightsError
 from regatta.core.files import path_under, write_bytes, write_json
+from regatta.core.registry import MODELS
 from regatta.models.account import account_keys
 from regatta.models.contracts import SizedByFit
 from regatta.models.encoder_files import check_own, is_own, normalisation_note, read_published
@@ -222,7 +223,7 @@ def _read_as_ours(
     files = spec.layout.encoder
     if files is None:
         _check_normalisation(spec, folder)
-        return _rename(state, spec, folder), {}
+        return _rename(state, spec, folder), {"notes": _unsaid_normalisation(spec, folder)}
     if is_own(state):
         check_own(config, files, folder)
         return state, {}
@@ -279,6 +280,17 @@ def _check_normalisation(spec: ModelSpec, folder: Path) -> None:
             where=processor_file(folder),
             hint="resolve the entry with this checkpoint, so that its normalisation is used",
         )
+
+
+def _unsaid_normalisation(spec: ModelSpec, folder: Path) -> tuple[str, ...]:
+    """What a user must know of weights that came without a word on their pictures' scale."""
+    listed = MODELS.listed.get(spec.name)
+    if read_normalisation(folder) is not None or listed is None or listed.kind != "video":
+        return ()
+    return (
+        f"the checkpoint does not say how its pictures were scaled: mean {list(spec.mean)} and "
+        f"std {list(spec.std)} of the model are taken",
+    )
 
 
 def _refuse_non_finite(state: State, folder: Path) -> None:
