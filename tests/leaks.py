@@ -19,6 +19,8 @@ MARK = "REGATTA_TEST_MARK"
 SECONDS = 15.0
 """Within which all of a stopped or crashed study must be gone."""
 SHARED_MEMORY = Path("/dev/shm")
+OF_OTHERS = ("fuzz-",)
+"""Beginnings of names of plain files that tests beside this one keep there."""
 
 
 @contextmanager
@@ -98,7 +100,7 @@ def _own_sockets() -> set[str]:
 def _shared_memory() -> set[str]:
     if not SHARED_MEMORY.is_dir():
         return set()
-    return {path.name for path in SHARED_MEMORY.iterdir()}
+    return {p.name for p in SHARED_MEMORY.iterdir() if not p.name.startswith(OF_OTHERS)}
 
 
 def _unheld(names: set[str]) -> set[str]:
