@@ -15,6 +15,7 @@ from regatta.core.errors import DataError
 from regatta.data.image_listing import ImageRow
 from regatta.data.manifest import SplitName
 from regatta.data.scan_notes import listed
+from regatta.data.sources._lists import check_list_size
 
 SIDE = 32
 IMAGE_BYTES = 3 * SIDE * SIDE
@@ -134,6 +135,7 @@ def read_names(path: Path) -> list[str] | None:
     """
     if not path.is_file():
         return None
+    check_list_size(path)
     try:
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:

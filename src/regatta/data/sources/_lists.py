@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,34 @@ from regatta.data.manifest import SampleRow
 from regatta.data.sources import VIDEO_SUFFIXES, GroupBy
 from regatta.data.splits import check_no_leak, torn_groups
 
+LARGEST_LIST = 512 * 2**20
+"""Bytes of a list; those of the largest public data sets have some 50 MiB."""
+
+
+def check_list_size(path: Path, *, most_bytes: int = LARGEST_LIST) -> None:
+    """DataError for a list that would fill the memory, or a pipe, which may never end; one that is
+    missing is left to who reads it."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return
+    if stat.S_ISFIFO(facts.st_mode) or stat.S_ISCHR(facts.st_mode):
+        raise DataError("this is no file but a pipe or a device", where=path)
+    if facts.st_size > most_bytes:
+        raise DataError(
+            f"the list has {facts.st_size / 2**20:.0f} MiB; at most {most_bytes >> 20} are read",
+            where=path,
+            hint="is it the right file?",
+        )
+
 
 def read_text(path: Path, *, what: str, hint: str) -> str:
     """The text of a list in UTF-8, with or without a byte order mark.
 
     Raises:
-        DataError: it is missing, a folder, or in another encoding.
+        DataError: it is missing, a folder, too large, or in another encoding.
     """
+    check_list_size(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:

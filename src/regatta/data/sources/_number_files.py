@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from regatta.core.errors import DataError
+from regatta.data.sources._lists import check_list_size
 
 _SHOWN = 30
 """Most characters of a wrong value in a message."""
@@ -48,6 +49,7 @@ def whole_number(text: str) -> int | None:
 
 def read_lines(path: Path) -> list[str]:
     """Lines without blanks at their ends, and without empty lines at the end of the file."""
+    check_list_size(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -16,10 +16,13 @@ from regatta.core.registry import SOURCES
 from regatta.core.signals import leave_if_asked
 from regatta.data.manifest import Dropped
 from regatta.data.sources import only_split_one
+from regatta.data.sources._lists import check_list_size
 from regatta.data.window_listing import WindowListing, WindowRow, xyz_triples
 
 NAMED = ("time", "label", "subject")
 """Columns that are no channels."""
+LARGEST_RECORDING = 4 * 2**30
+"""Bytes of a table; as numbers in memory it takes about half."""
 PAUSE = 1.5
 """A step in time of more than so many usual ones is a pause: no window reaches across it."""
 IRREGULAR = 0.1
@@ -134,6 +137,7 @@ def _read(path: Path, root: Path) -> _Recording:
 
 
 def _table(path: Path) -> pd.DataFrame:
+    check_list_size(path, most_bytes=LARGEST_RECORDING)
     try:
         table = pd.read_csv(
             path,

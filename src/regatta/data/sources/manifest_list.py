@@ -14,6 +14,7 @@ from regatta.core.files import path_under
 from regatta.core.registry import SOURCES, nearest
 from regatta.data.manifest import SampleRow, SplitName
 from regatta.data.sources import SPLIT_ALIASES, FrameCount, Share, existing_root, only_split_one
+from regatta.data.sources._lists import check_list_size
 from regatta.data.sources._number_files import whole_number
 from regatta.data.splits import DEFAULT_TEST_FRACTION, assign_group_split
 
@@ -89,6 +90,7 @@ def _list_path(root: Path, csv: str) -> Path:
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """("file:line", column -> stripped text) of each line below the header."""
+    check_list_size(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
