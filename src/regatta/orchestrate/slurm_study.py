@@ -243,7 +243,7 @@ class _Watch:
     def _look(self) -> bool:
         """Whether the queue could be asked."""
         try:
-            self._jobs = queued_jobs(self._submission)
+            self._jobs = queued_jobs(self._submission, seconds=LOOK_SECONDS)
         except EnvironmentFault as error:
             self._failures += 1
             self._tell_silence(error)
