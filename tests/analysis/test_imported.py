@@ -689,7 +689,7 @@ def test_full_disk_leaves_the_old_entry(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert "DiskError: cannot write" in child.stderr
+    assert "DiskError: file too large" in child.stderr
     assert tree(tmp_path / "runs") == before
 
 

@@ -15,7 +15,7 @@ class PartitionSection(Section):
     kind: Literal["iid", "noniid"] = "iid"
     """iid = each expert gets a shared part of the pool and one of its own; noniid = a block of
     classes."""
-    experts: int = Field(default=4, ge=1)
+    experts: int = Field(default=4, ge=1, le=1000)
     shared: float = Field(default=0.40, ge=0, le=1)
     """Share of the pool that every expert trains on."""
     unique: float = Field(default=0.15, ge=0, le=1)

@@ -52,7 +52,7 @@ class DataSection(Section):
     """Who is trained on and who judged. official = the source's own split; loso = one fold per
     group, judged alone; subject-kfold = `folds` folds of groups; window-random = samples at random,
     which leaks: neighbours overlap. The last three are for sources of signals."""
-    folds: int | None = Field(default=None, ge=2)
+    folds: int | None = Field(default=None, ge=2, le=1000)
     """Folds of loso (the number of groups) and subject-kfold (5); every entry trains once per
     fold."""
     validation_groups: int | None = Field(default=None, ge=1)
