@@ -203,6 +203,7 @@ def test_identical_clips_get_identical_scores(clean):
             assert by_key.setdefault(key, scores) == scores
 
 
+@pytest.mark.fault(1)
 def test_killed_worker_is_restarted_and_changes_nothing(home: Path, clean):
     child = launch(home)
     folder = StudyFolder(home / "runs" / "tiny")

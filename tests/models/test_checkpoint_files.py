@@ -114,7 +114,7 @@ def test_pickled_weights_are_never_opened(saved) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(WeightsError, match=r"pytorch_model\.bin.*could run code") as caught:
         load_checkpoint(spec.build(4), spec, str(folder))
-    assert "save_pretrained" in str(caught.value.hint)
+    assert "regatta data import-weights pytorch_model.bin" in str(caught.value.hint)
 
 
 def test_cut_damaged_and_absent_files_are_named(saved) -> None:

@@ -291,7 +291,7 @@ def _json_text(content: Any) -> str:
 def read_json(path: Path) -> Any:
     """Raises RecordError when the file is absent, cut or not JSON."""
     try:
-        return parse_json(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8"), half_characters=True)
     except FileNotFoundError as error:
         raise RecordError("file is missing", where=path) from error
     except (ValueError, OSError) as error:

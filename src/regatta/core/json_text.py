@@ -12,8 +12,12 @@ _LARGE_NUMBER = re.compile(r"\d{19}|[eE]\+?\d{3}")
 _WHOLE = range(-(2**63), 2**64)
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, *, half_characters: bool = False) -> Any:
     """What the text says.
+
+    Args:
+        half_characters: take them too: names of files need not be Unicode, and our own records
+            hold them as Python does.
 
     Raises:
         ValueError: it is no JSON in UTF-8, is nested deeper than `MOST_DEPTH`, or holds NaN,
@@ -30,7 +34,7 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError(f"it is nested deeper than {MOST_DEPTH}") from error
     if text.count("[") + text.count("{") > MOST_DEPTH and _is_deep(found):
         raise ValueError(f"it is nested deeper than {MOST_DEPTH}")
-    if "\\ud" in text or "\\uD" in text:
+    if not half_characters and ("\\ud" in text or "\\uD" in text):
         # Half a character can be read, but neither written to a file nor shown.
         json.dumps(found, ensure_ascii=False).encode("utf-8")
     return found

@@ -296,4 +296,4 @@ def _accuracy(line: bytes) -> float | None:
     if not isinstance(record, dict) or record.get("split") != "validation":
         return None
     value = record.get("accuracy")
-    return float(value) if type(value) in (int, float) else None
+    return float(value) if isinstance(value, int | float) else None
