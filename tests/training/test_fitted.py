@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,10 @@ from regatta.models.spec import make_spec
 from regatta.models.weights import load_model
 from regatta.records.metrics_stream import read_metrics
 from regatta.records.run_folder import RunFolder
+from regatta.training import fitted
 from regatta.training.fitted import FitSamples, fit_run
 from regatta.training.loop import train_run
+from regatta.training.progress import beating
 from tests.training.tiny_training import tiny_run
 
 CLASSES = ["still", "slow", "fast"]
@@ -178,3 +183,24 @@ def test_real_windows_are_told_apart(
     module, _, _ = load_model(RunFolder(tmp_path).model)
     right = module(parts["test"].inputs).argmax(dim=1) == torch.tensor(parts["test"].labels)
     assert right.double().mean() >= least
+
+
+def test_one_long_fit_gives_signs_of_life_and_leaves_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitted, "beating", partial(beating, seconds=0.02))
+    said: list[dict[str, Any]] = []
+    before = threading.active_count()
+    spec = make_spec("features-linear", "base", {}, window=(2, 40))
+    module: Any = spec.build(3)
+    quick = module.fit
+
+    def slow(*arguments: Any, **options: Any) -> dict[str, Any]:
+        time.sleep(0.3)
+        return quick(*arguments, **options)
+
+    monkeypatch.setattr(module, "fit", slow)
+    settings = len(module.candidates())
+    fit(tmp_path, module=module, report=said.append)
+    assert len(said) > 3 * settings
+    assert threading.active_count() == before

@@ -234,3 +234,31 @@ def test_a_file_size_limit_is_a_named_disk_error(tmp_path: Path):
     assert done.returncode == 3, done.stderr.decode()
     assert not list((tmp_path / "run" / "checkpoints").glob("**/*partial"))
     assert not os.path.exists(tmp_path / "run" / "training_results.json")
+
+
+@pytest.mark.fault(2)
+def test_an_epoch_to_keep_is_kept_though_its_writer_died_just_before(tmp_path: Path):
+    """Child processes die right before each keeping of a checkpoint; every epoch is kept."""
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from regatta.training import checkpoint\n"
+        "from regatta.training.loop import train_run\n"
+        "from tests.training.tiny_training import tiny_run\n"
+        "calls = iter(range(9))\n"
+        "keep = checkpoint.keep_slot\n"
+        "def die_or_keep(slot, name):\n"
+        "    if next(calls) == int(sys.argv[2]):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    keep(slot, name)\n"
+        "checkpoint.keep_slot = die_or_keep\n"
+        "train_run(**tiny_run(Path(sys.argv[1]), epochs=3, keep_every_epochs=1))\n"
+    )
+    ended = []
+    # The second attempt keeps what the first could not, then dies before the next.
+    for survived in (0, 1, 99):
+        command = [sys.executable, "-c", code, str(tmp_path / "run"), str(survived)]
+        ended.append(subprocess.run(command, cwd=REPOSITORY, check=False).returncode)
+    assert ended == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("epoch_*"))
+    assert kept == ["epoch_01", "epoch_02", "epoch_03"]

@@ -9,6 +9,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from regatta.records.run_folder import RunFolder
 from regatta.training.distributed import ONE_PROCESS, Ranks
 from regatta.training.energy import EnergyMeter, open_meter
 from regatta.training.guards import peak_memory_gib
+from regatta.training.progress import beating
 from regatta.training.records import MetricsLog
 from regatta.training.state import SCORE_KEYS, TrainerState
 from regatta.training.temperature import fit_temperature
@@ -143,13 +145,17 @@ class Fit:
         best: dict[str, Any] = {}
         for number, setting in enumerate(settings):
             self._leave_if_asked()
-            self.report({"phase": "train", "step": number, "total_steps": len(settings)})
-            facts = self.module.fit(
-                *training,
-                setting=setting,
-                balanced=self.train.class_weights == "balanced",
-                seed=self.seed,
+            say = partial(
+                self.report, {"phase": "train", "step": number, "total_steps": len(settings)}
             )
+            say()
+            with beating(say):
+                facts = self.module.fit(
+                    *training,
+                    setting=setting,
+                    balanced=self.train.class_weights == "balanced",
+                    seed=self.seed,
+                )
             scores, logits_NK = self._score(validation)
             self.tried.append({**setting, **scores, **facts})
             if not best or (scores[key], -scores["val_loss"]) > (

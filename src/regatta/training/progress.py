@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 REPORT_SECONDS = 1.0
+BEAT_SECONDS = 20.0
+
+
+@contextmanager
+def beating(beat: Callable[[], object], *, seconds: float = BEAT_SECONDS) -> Iterator[None]:
+    """Call `beat` every so often from a thread: one long call of a library is no silence.
+
+    For calls that end by themselves; nothing else may report meanwhile.
+    """
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.wait(seconds):
+            beat()
+
+    thread = threading.Thread(target=go_on, name="regatta-beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @dataclass

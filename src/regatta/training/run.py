@@ -18,7 +18,7 @@ from torch import nn
 
 from regatta.config.schema import TrainSection
 from regatta.core.errors import DataError, StopRequested
-from regatta.core.files import plain, write_json, write_text
+from regatta.core.files import plain, read_json, write_json, write_text
 from regatta.core.seeds import derive_seed
 from regatta.core.signals import StopFlag
 from regatta.models.contracts import HasPositions
@@ -204,6 +204,9 @@ class TrainingRun:
         root = self.folder.checkpoints
         clear_partials(self.folder)
         slot = checkpoint.pick_slot(root, identity=self._identity, settings=self._settings)
+        if slot is not None:
+            # The attempt before may have died between writing it and keeping it.
+            self._keep_if_due(slot, read_json(slot / "state.json")["progress"])
         moments = moments_of(self.train.optimizer) + (self.average is not None)
         every = self.train.keep_every_epochs
         kept = self.train.epochs // every if every else 0
@@ -359,9 +362,13 @@ class TrainingRun:
         }
         content = checkpoint.SavedRun(weights, tensors, record)
         slot = checkpoint.write_slot(self.folder.checkpoints, content)
-        every, state = self.train.keep_every_epochs, self.state
-        if every and state.position == 0 and state.epoch and state.epoch % every == 0:
-            checkpoint.keep_slot(slot, f"epoch_{state.epoch:02d}")
+        self._keep_if_due(slot, record["progress"])
+
+    def _keep_if_due(self, slot: Path, progress: dict[str, Any]) -> None:
+        """Keep a slot for good where the recipe wants that of its epoch."""
+        every, epoch = self.train.keep_every_epochs, progress["epoch"]
+        if every and progress["position"] == 0 and epoch and epoch % every == 0:
+            checkpoint.keep_slot(slot, f"epoch_{epoch:02d}")
 
     def _write_results(self) -> dict[str, Any]:
         best = self.state.best
