@@ -227,7 +227,7 @@ def test_a_file_size_limit_is_a_named_disk_error(tmp_path: Path):
         "try:\n"
         "    train_run(**run)\n"
         "except DiskError as error:\n"
-        "    sys.exit(str(error)[:40].startswith('disk full: need') and 3)\n"
+        "    sys.exit(str(error)[:40].startswith('file too large: need') and 3)\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "run")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False)

@@ -12,7 +12,6 @@ whole, and one that was damaged later is told by its manifest.
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -378,11 +377,7 @@ def _named_disk_error(partial: Path, *, need_bytes: int) -> Iterator[None]:
             shutil.rmtree(partial, ignore_errors=True)
         elif partial.is_file():
             partial.unlink()
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            root = next(parent for parent in partial.parents if parent.exists())
-            free = shutil.disk_usage(root).free
-            raise _disk_full(root, need_bytes=need_bytes, free_bytes=free) from error
-        raise disk_error(error, partial.parent) from error
+        raise disk_error(error, partial.parent, need_bytes=need_bytes) from error
 
 
 def _disk_full(root: Path, *, need_bytes: int, free_bytes: int) -> DiskError:
