@@ -6,11 +6,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from regatta.core.errors import EnvironmentFault, RecordError
+from regatta.orchestrate import machine_use
 from regatta.orchestrate.rank_links import knock_here, listen_here
 from regatta.orchestrate.ray_host import passed_on_variables
 from regatta.orchestrate.slurm import _make_own_folder
@@ -83,3 +85,50 @@ def test_no_secret_is_told_to_other_machines(monkeypatch: pytest.MonkeyPatch) ->
     assert "canary" not in told.values()
     assert (told["HF_HUB_OFFLINE"], told["REGATTA_FIGURE_FORMATS"]) == ("1", "svg")
     assert told["PATH"] == os.environ["PATH"]
+
+
+SIGNAL = """
+import os, signal, sys
+from regatta.core.errors import EnvironmentFault
+from regatta.orchestrate.processes import kill_tree, signal_process
+from regatta.records.status import process_identity
+os.setuid(65534)
+who = process_identity(int(sys.argv[1]))
+for act in (lambda: signal_process(who, signal.SIGTERM), lambda: kill_tree(who)):
+    try:
+        act()
+    except EnvironmentFault as error:
+        print(error.what)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="working as another user needs root")
+def test_a_process_of_another_user_is_named_and_not_a_trace() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        done = subprocess.run(
+            [sys.executable, "-c", SIGNAL, str(stranger.pid)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert stranger.poll() is None
+        stranger.kill()
+    said = f"process {stranger.pid} belongs to another user and cannot be signalled"
+    assert done.stdout.splitlines() == [said, said], done.stderr
+
+
+@pytest.mark.usefixtures("no_leaks")
+def test_a_driver_whose_child_keeps_its_output_holds_up_no_display(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text("#!/bin/sh\nsleep 8 &\n")
+    command.chmod(0o755)
+    monkeypatch.setattr(machine_use, "EVERY_SECONDS", 0.0)
+    gauge = machine_use.MachineGauge(_smi=str(command))
+    began = time.monotonic()
+    for _ in range(6):
+        gauge.read()
+        time.sleep(0.2)
+    gauge.close()
+    assert time.monotonic() - began < 5

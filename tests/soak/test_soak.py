@@ -77,7 +77,7 @@ def both(tmp_path: Path, **size: Any) -> tuple[Race, Race]:
 def test_a_study_of_six_runs_killed_every_few_seconds_equals_the_clean_one(
     tmp_path: Path, no_leaks: None
 ):
-    clean, killed = both(tmp_path, seeds=3, epochs=8, windows_per_class=8)
+    clean, killed = both(tmp_path, seeds=3, epochs=24, windows_per_class=8)
     finished = clean.call(seconds=900, env=FIGURES)
     assert finished.code == 0, finished.output
     reaper = Reaper(killed, every=(5, 20), soon=3, most=10_000)

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
+from stat import S_ISREG
 from typing import Any
 
 from regatta.core.errors import DataError, DiskError, RecordError
@@ -413,6 +414,15 @@ def ensure_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise disk_error(error, folder) from error
+
+
+def files_below(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Every file below `folder`; others may remove some while we look."""
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            facts = path.stat()
+            if S_ISREG(facts.st_mode):
+                yield path, facts
 
 
 def existing_parent(path: Path) -> Path:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from regatta.config.expand import protocol_id, trained_runs
 from regatta.config.schema import Study
 from regatta.core.errors import ConfigError, DeviceError, EnvironmentFault, RegattaError
+from regatta.core.files import files_below
 from regatta.core.signals import StopFlag
 from regatta.orchestrate.causes import Failure, failure_of
 from regatta.orchestrate.devices import Machine, this_machine
@@ -284,12 +285,11 @@ class ClusterTask:
         """Anything saved that a job which starts again would not have to do again."""
         runs = [folder.run(run_id) for run_id in self.run_ids or self.launched]
         return [
-            [
-                (str(path), path.stat().st_mtime_ns)
+            sorted(
+                (str(path), facts.st_mtime_ns)
                 for place in (run.checkpoints, run.path / "predictions")
-                for path in sorted(place.rglob("*"))
-                if path.is_file()
-            ]
+                for path, facts in files_below(place)
+            )
             for run in runs
         ]
 

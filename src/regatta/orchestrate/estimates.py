@@ -13,7 +13,7 @@ from statistics import median
 
 from regatta.config.expand import RunSpec, protocol_id, trained_runs
 from regatta.config.schema import Study
-from regatta.core.files import read_json
+from regatta.core.files import files_below, read_json
 from regatta.core.registry import SOURCES
 from regatta.orchestrate.probe import Probe
 from regatta.records.metrics_stream import read_metrics
@@ -228,7 +228,7 @@ def _wall(run: RunFolder, protocol: str) -> float:
 
 
 def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(facts.st_size for _, facts in files_below(folder))
 
 
 def _kind(study: Study) -> str:

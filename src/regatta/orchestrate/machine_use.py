@@ -71,8 +71,18 @@ class MachineGauge:
         """End a question that nobody waits for any more."""
         if self._asked is not None:
             self._asked.kill()
-            self._asked.communicate()
+            self._answer(self._asked)
             self._asked = None
+
+    @staticmethod
+    def _answer(asked: subprocess.Popen[str]) -> str:
+        """What a command has said that is over; a child of it may hold its output open for ever."""
+        try:
+            return asked.communicate(timeout=0.5)[0]
+        except subprocess.TimeoutExpired:
+            if asked.stdout:
+                asked.stdout.close()
+            return ""
 
     def _ask(self, now: float) -> None:
         command = [str(self._smi), f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"]
@@ -97,7 +107,7 @@ class MachineGauge:
                 self.close()
                 self._smi = None
             return
-        answer, _ = self._asked.communicate()
+        answer = self._answer(self._asked)
         self._gpus = parse_gpus(answer) if self._asked.returncode == 0 else ()
         if self._asked.returncode:
             self._smi = None

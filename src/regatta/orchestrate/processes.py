@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable
+from contextlib import suppress
 
+from regatta.core.errors import EnvironmentFault
 from regatta.records.status import ProcessId, process_identity
 
 GIB = 2**30
@@ -88,21 +90,32 @@ def _status_number(pid: int, key: str, *, base: int) -> int:
 
 
 def signal_process(process: ProcessId, number: int) -> bool:
-    """Signal exactly this process; False when it is gone, replaced, or on another host."""
+    """Signal exactly this process; False when it is gone, replaced, or on another host.
+
+    Raises:
+        EnvironmentFault: it belongs to another user.
+    """
     if process.is_alive() is not True:
         return False
     try:
         os.kill(process.pid, number)
     except ProcessLookupError:
         return False
+    except PermissionError as error:
+        raise EnvironmentFault(
+            f"process {process.pid} belongs to another user and cannot be signalled",
+            hint="ask its owner, or an administrator of this machine",
+        ) from error
     return True
 
 
 def kill_tree(leader: ProcessId) -> None:
     """SIGKILL a process, its group and all descendants; the leader's identity is checked first."""
     below = descendants([leader.pid])[leader.pid] if leader.is_alive() else []
-    if leader.is_alive() and os.getpgid(leader.pid) == leader.pid != os.getpgrp():
-        signal_group(leader.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        # It may end between the two looks.
+        if leader.is_alive() and os.getpgid(leader.pid) == leader.pid != os.getpgrp():
+            signal_group(leader.pid, signal.SIGKILL)
     for process in [leader, *below]:
         signal_process(process, signal.SIGKILL)
 
