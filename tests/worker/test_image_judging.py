@@ -3,12 +3,14 @@ every head has its own, and what cannot be measured is said."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from regatta.analysis.compare import compare_study
 from regatta.config.expand import protocol_id
 from regatta.core.files import read_json
 from regatta.data.image_store import ImageStore
@@ -45,10 +47,15 @@ def judged_study(pictures: Path, runs: Path, *names: str, **sections: object) ->
 
 @pytest.fixture(scope="module")
 def judged(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "any"
+    elsewhere.mkdir()
+    for path in sorted(pictures.rglob("*.png"))[:5]:
+        shutil.copy(path, elsewhere)
+    (elsewhere / "torn.png").write_bytes(b"no picture")
     options = {
         "noise": [0.1],
         "corruptions": "none",
-        "ood": ["gaussian-noise", "images:nowhere/svhn"],
+        "ood": ["gaussian-noise", "images:nowhere/svhn", f"images:{elsewhere.parent}"],
     }
     return judged_study(
         pictures,
@@ -125,6 +132,16 @@ def test_pictures_from_elsewhere_lie_beside_and_an_absent_set_leaves_nothing(jud
             assert set(found.labels) == {-1}
             assert len(found.sample_ids) == 40
     assert not list(judged.path.rglob("svhn*"))
+
+
+def test_what_of_elsewhere_could_not_be_taken_stands_in_the_comparison(judged: StudyFolder):
+    told = " | ".join(compare_study(judged)["notes"])
+    assert "not measured, it is not there: images:nowhere/svhn" in told
+    assert "1 images of images:" in told
+    assert "torn.png" in told
+    # Every run lacks the same: it is said once, of all.
+    assert told.count("torn.png") == 1
+    assert "resnet-expert-0: " not in told
 
 
 def test_the_mean_and_spread_that_normalise_are_those_of_the_training_pictures(

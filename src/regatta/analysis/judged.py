@@ -22,6 +22,7 @@ from regatta.config.expand import protocol_id
 from regatta.config.schema import Study
 from regatta.core.errors import RecordError
 from regatta.core.files import read_json
+from regatta.core.passed_on import hide_folders
 from regatta.records.class_counts import CLASS_UNIT, ClassCounts, read_class_counts, unit_of
 from regatta.records.conditions import Condition, find_condition
 from regatta.records.fingerprint import (
@@ -30,6 +31,7 @@ from regatta.records.fingerprint import (
     differences,
     is_unknown,
 )
+from regatta.records.judging_notes import read_judging_notes
 from regatta.records.predictions import TRUTH_COLUMNS, RunPredictions
 from regatta.records.run_folder import RunFolder, StudyFolder
 
@@ -80,6 +82,8 @@ class JudgedRun:
     """Hash of the weights of each of `run_ids`."""
     origin: dict[str, Any] = field(default_factory=dict)
     """What an import recorded of its file; empty for a run that was judged here."""
+    notes: list[str] = field(default_factory=list)
+    """What judging had to say of conditions and sets that it could not take."""
 
 
 @dataclass(frozen=True)
@@ -123,15 +127,18 @@ class JudgedStudy:
         """What limits a comparison whose predictions were made elsewhere, or judged differently."""
         by_text: dict[str, list[str]] = {}
         for run in self.runs:
-            for text in run.origin.get("notes", []):
+            for text in (*run.origin.get("notes", []), *run.notes):
                 by_text.setdefault(text, []).append(run.entry)
+        of_all = {text for text in by_text if all(text in run.notes for run in self.runs)}
         unknown = dict.fromkeys(run.entry for run in self.runs if is_unknown(run.fingerprint))
         who = f"{', '.join(unknown)} {'was' if len(unknown) == 1 else 'were'}"
         found = [f"{IMPORTED_NOTE}how {who} judged is not known here"] if unknown else []
         found += [CLASSES_ONLY] if self.unit == CLASS_UNIT else []
         found += [each.sentence for each in differences(_fingerprints(self.runs))]
         said = {text: ", ".join(dict.fromkeys(names)) for text, names in by_text.items()}
-        return found + [f"{names}: {text}" for text, names in said.items()]
+        return found + [
+            text if text in of_all else f"{names}: {text}" for text, names in said.items()
+        ]
 
 
 def is_origin_note(text: str) -> bool:
@@ -272,7 +279,13 @@ def _reduce(joined: JoinedRun, run: RunFolder, headline: int) -> JudgedRun:
         run_ids=joined.run_ids,
         weights=joined.weights,
         origin=predictions.origin,
+        notes=[] if predictions.origin else _judging_notes(run, predictions),
     )
+
+
+def _judging_notes(run: RunFolder, predictions: RunPredictions) -> list[str]:
+    protocol = predictions.fingerprint.get("protocol")
+    return hide_folders(read_judging_notes(run.predictions(protocol))) if protocol else []
 
 
 def _reduce_counts(counts: ClassCounts, run: RunFolder) -> JudgedRun:

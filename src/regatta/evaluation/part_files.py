@@ -79,7 +79,13 @@ def open_folder(
         if _kept(marker) == identity:
             return
         # The mark of completion goes first: a crash in between must not leave it over other parts.
-        for pattern in ("complete.json", "ceiling.json", "part-*.parquet", "cost-*.json"):
+        for pattern in (
+            "complete.json",
+            "ceiling.json",
+            "notes.json",
+            "part-*.parquet",
+            "cost-*.json",
+        ):
             for stale in folder.glob(pattern):
                 stale.unlink()
         write_json(marker, identity)

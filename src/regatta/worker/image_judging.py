@@ -24,6 +24,7 @@ from regatta.evaluation.judged_parts import JudgeCost, ood_entry
 from regatta.evaluation.ood_sets import OodSet, ood_path, open_ood_sets
 from regatta.evaluation.predict import JudgedEntry
 from regatta.records.conditions import IMAGE_PART
+from regatta.records.judging_notes import write_judging_notes
 from regatta.records.predictions import file_hash
 from regatta.records.run_folder import RunFolder
 from regatta.worker.image_parts import AnswersAll
@@ -45,6 +46,8 @@ class ImageBench:
     samples: list[Sample]
     fingerprint: dict[str, Any]
     elsewhere: list[OodSet]
+    notes: list[str]
+    """What a reader of the results must know; see `records.judging_notes`."""
 
     @property
     def part_samples(self) -> int:
@@ -56,31 +59,34 @@ def image_part_samples(section: ProtocolSection) -> int:
     return max(section.part_samples, IMAGE_PART)
 
 
-def open_elsewhere(protocol: ImageProtocol, images: ImageStore, count: int) -> list[OodSet]:
-    """The sets of images from elsewhere that are there; absent ones are said and left out.
+def open_elsewhere(
+    protocol: ImageProtocol, images: ImageStore, count: int
+) -> tuple[list[OodSet], list[str]]:
+    """The sets of images from elsewhere that are there, and what is to be said of the others.
 
     Raises:
         ConfigError: one holds images of another size.
     """
     shape = tuple(images.images.shape[1:])
     named = {item: ood_path(item) for item in protocol.ood}
-    found = {}
+    found, notes = {}, list(protocol.notes)
     for item, path in named.items():
         if path and Path(path).exists():
             pictures, damaged = read_pictures(Path(path), image_size=shape[-1])
             found[item] = torch.from_numpy(pictures)
             if damaged:
                 names = ", ".join(one.path for one in damaged[:4])
-                print(f"{len(damaged)} images of {item} cannot be read: {names}", flush=True)
+                notes.append(f"{len(damaged)} images of {item} cannot be read: {names}")
     sets, absent = open_ood_sets(
         protocol.ood,
         found,
         count=count,
         shape=shape,
     )
-    for item in absent:
-        print(f"not measured, it is not there: {item}", flush=True)
-    return sets
+    notes += [f"not measured, it is not there: {item}" for item in absent]
+    for note in notes:
+        print(note, flush=True)
+    return sets, notes
 
 
 def judge_image_runs(
@@ -140,6 +146,7 @@ def _complete(entry: JudgedEntry, bench: ImageBench) -> bool:
         "part_samples": bench.part_samples,
         "classes": bench.manifest.classes,
     }
+    write_judging_notes(entry.folder, bench.notes)
     beside = [
         complete_images(ood_entry(entry, ood), ood.samples, UNCHANGED, **common)
         for ood in bench.elsewhere

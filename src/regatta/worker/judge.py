@@ -165,8 +165,10 @@ def _stored_judge(
     """What judges runs on the images or scenes of this data."""
     if data.images is not None:
         images, protocol = data.images, resolve_image_protocol(study.protocol)
-        elsewhere = open_elsewhere(protocol, images, len(samples))
-        bench = ImageBench(study, protocol, data.manifest, images, samples, fingerprint, elsewhere)
+        elsewhere, notes = open_elsewhere(protocol, images, len(samples))
+        bench = ImageBench(
+            study, protocol, data.manifest, images, samples, fingerprint, elsewhere, notes
+        )
         return partial(judge_image_runs, bench=bench)
     assert data.scenes is not None
     protocol = resolve_scene_protocol(study.protocol)

@@ -28,6 +28,7 @@ from regatta.evaluation.predict import JudgedEntry
 from regatta.evaluation.scene_ood import OodScenes, open_ood_scenes
 from regatta.evaluation.scene_protocols import UNCHANGED, SceneProtocol, fit_protocol
 from regatta.evaluation.scene_truth import renders_again, write_scene_truth
+from regatta.records.judging_notes import write_judging_notes
 from regatta.records.predictions import file_hash, read_run_predictions
 from regatta.records.run_folder import RunFolder
 from regatta.worker.scene_attention import attention_samples, write_attention
@@ -154,6 +155,7 @@ def _complete(
         "part_samples": bench.part_samples,
         "classes": bench.manifest.classes,
     }
+    write_judging_notes(entry.folder, protocol.notes)
     beside = [
         complete_scenes(ood_entry(entry, ood), ood.samples, UNCHANGED, **common)
         for ood in elsewhere
