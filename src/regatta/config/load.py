@@ -305,7 +305,12 @@ def entry_train(study: Study, entry: EntrySection, *, where: object = None) -> T
 
 def dump_study(study: Study) -> str:
     """The resolved study as YAML, with every default written out."""
-    return yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    content = study.model_dump(mode="json")
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    if any(mark in text for mark in "\x85\u2028\u2029"):
+        # Line ends of Unicode, which the writer leaves bare and the reader takes for spaces.
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=False)
+    return text
 
 
 def config_error(

@@ -17,6 +17,7 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+COULD_NOT_START = "cannot start"
 LOST_PARENT_EXIT = 143
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> None:
     try:
         os.execvp(command[0], command)  # noqa: S606 - the point of this file
     except OSError as error:
-        sys.exit(f"cannot start {command[0]}: {error.strerror}")
+        sys.exit(f"{COULD_NOT_START} {command[0]}: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -8,14 +8,14 @@ Nothing missing = an empty plan.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from regatta.config.expand import RunSpec, data_settings, expand_study, protocol_id, trained_runs
+from regatta.config.expand import RunSpec, data_settings, protocol_id, trained_runs
 from regatta.config.schema import LaunchSection, Study
 from regatta.core.errors import ConfigError, DeviceError, RecordError
 from regatta.core.extras import check_trackers
@@ -146,8 +146,9 @@ def plan_study(
     needs = tuple(task.id for task in prepare)
     untrained = [pair for pair in runs if not pair[1].is_trained() and pair[0].run_id not in skip]
     refuse_untrained(study, untrained)
+    memory = _expected_gib(runs)
     train = [
-        _train_task(folder, study, spec, run, needs, worker_command)
+        _train_task(folder, study, spec, run, needs, memory, worker_command)
         for spec, run in _in_starting_order(study, untrained, runs)
     ]
     if train:
@@ -163,7 +164,7 @@ def plan_study(
     most = 1 if judge_separately or len(benches) > 1 else judge_shards
     count = max(1, min(most, _parts_to_judge(folder, study)))
     judge = [
-        _judge_task(folder, study, specs, f"{number}/{count}", needs, after, worker_command)
+        _judge_task(folder, study, specs, f"{number}/{count}", needs, after, memory, worker_command)
         for specs, after in ((specs, _trainings(train, specs)) for specs in benches)
         for number in range(1, count + 1)
     ]
@@ -257,6 +258,7 @@ def _train_task(
     spec: RunSpec,
     run: RunFolder,
     needs: tuple[str, ...],
+    memory: Mapping[str, float],
     worker_command: tuple[str, ...],
 ) -> Task:
     devices = devices_of_run(study.launch, spec)
@@ -270,7 +272,7 @@ def _train_task(
         after=tuple(training_id(i) for i in spec.needs if not folder.run(i).is_trained()),
         needed_runs=spec.needs,
         resources=replace(
-            _resources(folder, study, [spec], devices=devices),
+            _resources(study, [spec], memory, devices=devices),
             one_process=spec.train.parallel == "dp",
         ),
     )
@@ -330,7 +332,10 @@ def judge_part(
         and folder.run(spec.run_id).is_trained()
         and not folder.run(spec.run_id).is_judged(protocol)
     ]
-    return _judge_task(folder, study, specs, shard, (), (), worker_command) if specs else None
+    if not specs:
+        return None
+    memory = _expected_gib([(spec, folder.run(spec.run_id)) for spec in trained_runs(study)])
+    return _judge_task(folder, study, specs, shard, (), (), memory, worker_command)
 
 
 def _judge_task(
@@ -340,6 +345,7 @@ def _judge_task(
     shard: str,
     needs: tuple[str, ...],
     after: tuple[str, ...],
+    memory: Mapping[str, float],
     worker_command: tuple[str, ...],
 ) -> Task:
     run_ids = tuple(spec.run_id for spec in specs)
@@ -357,25 +363,31 @@ def _judge_task(
         shard,
         needs=needs,
         after=after,
-        resources=_resources(folder, study, specs, devices=min(1, study.launch.devices)),
+        resources=_resources(study, specs, memory, devices=min(1, study.launch.devices)),
     )
 
 
 def _resources(
-    folder: StudyFolder, study: Study, specs: list[RunSpec], *, devices: float
+    study: Study, specs: list[RunSpec], memory: Mapping[str, float], *, devices: float
 ) -> Resources:
-    key = "+".join(sorted({spec.entry.name for spec in specs}))
+    names = sorted({spec.entry.name for spec in specs})
+    key = "+".join(names)
     if study.launch.memory_gib_per_run is not None:
         return Resources(devices, study.launch.memory_gib_per_run, key, memory_is_fixed=True)
-    return Resources(devices, max(_expected_gib(folder, study, spec) for spec in specs), key)
+    return Resources(devices, max(memory[name] for name in names), key)
 
 
-def _expected_gib(folder: StudyFolder, study: Study, spec: RunSpec) -> float:
-    """Largest measured peak of any run of the entry, else a guess from its size and frame cache."""
-    siblings = [folder.run(s.run_id) for s in expand_study(study) if s.entry == spec.entry]
-    peaks = [run.info().get("peak_memory_gib") for run in siblings if run.run_json.is_file()]
-    guess = _MODEL_GIB[spec.entry.size] + spec.train.frame_cache_gib
-    return max((peak for peak in peaks if peak), default=guess)
+def _expected_gib(runs: Iterable[tuple[RunSpec, RunFolder]]) -> dict[str, float]:
+    """Entry -> largest measured peak of any of its runs, else a guess from its size and frame
+    cache."""
+    peaks: dict[str, float] = {}
+    guesses: dict[str, float] = {}
+    for spec, run in runs:
+        name = spec.entry.name
+        guesses[name] = _MODEL_GIB[spec.entry.size] + spec.train.frame_cache_gib
+        if peak := run.info().get("peak_memory_gib") if run.run_json.is_file() else None:
+            peaks[name] = max(peak, peaks.get(name, 0.0))
+    return guesses | peaks
 
 
 def _parts_to_judge(folder: StudyFolder, study: Study) -> int:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from regatta.core.bound_exec import bind_to_parent, bound_command
+from regatta.core.bound_exec import COULD_NOT_START, bind_to_parent, bound_command
 from regatta.core.errors import EnvironmentFault, RegattaError, StopRequested
 from regatta.core.files import atomic_path
 from regatta.core.signals import StopFlag
@@ -105,7 +105,10 @@ def print_page(
         command = print_command(browser, page, temporary, profile=Path(scratch) / "profile")
         code = _run(command, log, stop, timeout_seconds)
         if code != 0 or not _is_pdf(temporary):
-            raise _fault(f"the browser printed no PDF (exit code {code})", browser, log)
+            # What binds it to this command started, and could not start it.
+            refused = log.read_bytes().startswith(COULD_NOT_START.encode())
+            what = "cannot be started" if refused else f"printed no PDF (exit code {code})"
+            raise _fault(f"the browser {what}", browser, log)
     return target
 
 
