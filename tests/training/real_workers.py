@@ -31,6 +31,7 @@ import regatta.worker.prepare
 import regatta.worker.train
 from regatta.config.load import study_from_mapping
 from regatta.evaluation.progress import Progress
+from regatta.records.leftovers import sweep_partials
 from regatta.records.metrics_stream import read_metrics
 from regatta.records.run_folder import RunFolder, StudyFolder, open_study
 from regatta.records.status import read_status
@@ -226,6 +227,8 @@ class Bench:
         status = asdict(read_status(folder.prepare_status if phase == "prepare" else run.status))
         again = [call(*task("prepare", folder, run))] if phase == "prepare" else []
         finished = [*again, *self.finish(folder, run)]
+        # As a launch does once its workers are gone: only then may what they left be touched.
+        sweep_partials(folder.path / "runs")
         return {
             "ended": ended,
             "ended_at": at,

@@ -27,8 +27,7 @@ def check_kills(report: dict[str, Any]) -> None:
         assert fault["ended"] == -signal.SIGKILL, f"{name} did not fire"
         assert set(fault["finished"]) == {0}, name
         assert fault["outcome"] == report["reference"], name
-        # Half a part of predictions stays until the supervisor sweeps, who alone may.
-        assert all(path.startswith("predictions/") for path in fault["left"]), name
+        assert fault["left"] == [], name
 
 
 def check_terms(report: dict[str, Any]) -> None:
