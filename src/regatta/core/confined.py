@@ -3,14 +3,18 @@ be lost: little memory and time, no other process, no core dump."""
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from regatta.core.errors import DataError
+from regatta.core.errors import DataError, RegattaError
+from regatta.core.files import plain
 
 _QUIET = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """Threads of numerical libraries count as processes of the user, and none may be started."""
@@ -37,6 +41,22 @@ def confine_this_process(*, memory_bytes: int, cpu_seconds: int) -> None:
         _, hard = resource.getrlimit(kind)
         limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (limit, limit))
+
+
+def tell_results(works: Iterable[Callable[[], Any]]) -> int:
+    """Do each and print the dataclass that it returns as a line of JSON; an error ends it, on
+    stderr.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        for work in works:
+            print(json.dumps(plain(asdict(work()))), flush=True)
+    except RegattaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
 
 
 def run_confined(

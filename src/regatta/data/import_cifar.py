@@ -15,13 +15,14 @@ import pickletools
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from regatta.core.confined import confine_this_process
+from regatta.core.confined import confine_this_process, tell_results
 from regatta.core.errors import DataError, RegattaError
 from regatta.core.files import disk_error, ensure_writable, write_bytes
 from regatta.data.sources._cifar_files import IMAGE_BYTES
@@ -371,14 +372,10 @@ def main(arguments: Sequence[str]) -> int:
     root, folder = map(Path, arguments)
     confine_this_process(memory_bytes=MEMORY_BYTES, cpu_seconds=CPU_SECONDS)
     try:
-        print(json.dumps(asdict(import_cifar(root, folder))), flush=True)
-    except RegattaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return tell_results([partial(import_cifar, root, folder)])
     except MemoryError:
         print("error: the files need more memory than a release does", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,14 +10,15 @@ import pickle
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from regatta.core.confined import confine_this_process
+from regatta.core.confined import confine_this_process, tell_results
 from regatta.core.errors import DataError, RegattaError
 from regatta.core.files import atomic_path, ensure_writable
 from regatta.data.manifest import SplitName
@@ -202,14 +203,8 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
     size = max((Path(file).stat().st_size for file in files if Path(file).is_file()), default=0)
     confine_this_process(memory_bytes=4 * size + SPARE_BYTES, cpu_seconds=CPU_SECONDS)
-    try:
-        for file in files:
-            done = import_file(Path(file), Path(folder), **json.loads(facts))
-            print(json.dumps({**asdict(done), "path": str(done.path)}), flush=True)
-    except RegattaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    read = partial(import_file, folder=Path(folder), **json.loads(facts))
+    return tell_results(partial(read, Path(file)) for file in files)
 
 
 if __name__ == "__main__":

@@ -8,19 +8,19 @@ and time.
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save as to_safetensors
 
-from regatta.core.confined import confine_this_process
-from regatta.core.errors import RegattaError, WeightsError
+from regatta.core.confined import confine_this_process, tell_results
+from regatta.core.errors import WeightsError
 from regatta.core.files import ensure_writable, write_bytes
 from regatta.models.hub import INDEX_FILE, SINGLE_FILE
 
@@ -160,12 +160,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
     size = sum(path.stat().st_size for path in files if path.is_file())
     confine_this_process(memory_bytes=3 * size + SPARE_BYTES, cpu_seconds=CPU_SECONDS)
-    try:
-        print(json.dumps(asdict(import_weights(files, folder))), flush=True)
-    except RegattaError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return tell_results([partial(import_weights, files, folder)])
 
 
 if __name__ == "__main__":
