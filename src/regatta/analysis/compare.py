@@ -84,8 +84,7 @@ def compare_study(folder: StudyFolder) -> dict[str, Any]:
     classification = companions["classification"]
     budget = budget_ledger(judged)
     provenance = _provenance(judged, bootstrap, pairs["method"])
-    provenance["runs"] = [run_id for run in everyone.runs for run_id in run.run_ids]
-    provenance["predictions"] = read
+    provenance |= {"runs": [i for run in everyone.runs for i in run.run_ids], "predictions": read}
     fusion, fusion_tables = fusion_section(everyone, headline)
     scenes, scene_tables = scene_section(judged, headline, rows, pairs["headline"], classification)
     methods = [contrast_methods(contrasts)]

@@ -24,7 +24,7 @@ class Section(BaseModel):
     @model_validator(mode="after")
     def _finite_settings(self) -> Self:
         """Settings of any kind too: the written study would have nothing in the place of NaN."""
-        for name, value in self:
+        for name, value in vars(self).items():
             if isinstance(value, dict | list) and not _is_finite(value):
                 raise ValueError(f"{name} holds a number that is not finite")
         return self

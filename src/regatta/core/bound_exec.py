@@ -16,6 +16,10 @@ import os
 import signal
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 PR_SET_PDEATHSIG = 1
 COULD_NOT_START = "cannot start"
 LOST_PARENT_EXIT = 143
@@ -37,6 +41,19 @@ def bound_command(parent_pid: int, argv: list[str]) -> list[str]:
     """`argv` behind the wrapper that binds it to its parent; 0 = whoever starts it."""
     # Isolated and without site-packages: up in milliseconds, and runs nobody's start-up code.
     return [sys.executable, "-I", "-S", os.path.abspath(__file__), str(parent_pid), *argv]
+
+
+def bound(argv: list[str]) -> tuple[list[str], Callable[[], None] | None]:
+    """Command and `preexec_fn` for subprocess, that start `argv` bound to this process."""
+    # Here, since the script needs neither and starts with every rank.
+    import threading
+    from functools import partial
+
+    # With one thread its copy may run Python before it becomes `argv`, which saves an interpreter;
+    # with several a lock could be copied in the held state.
+    if threading.active_count() == 1:
+        return argv, partial(bind_to_parent, os.getpid())
+    return bound_command(os.getpid(), argv), None
 
 
 def main(arguments: list[str]) -> None:

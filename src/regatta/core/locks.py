@@ -114,5 +114,5 @@ def number_is_taken(pid: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
+        pass  # Another user's.
     return True

@@ -5,12 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import threading
-from functools import partial
 from pathlib import Path
 from typing import Any, AnyStr
 
-from regatta.core.bound_exec import bind_to_parent, bound_command
+from regatta.core.bound_exec import bound
 from regatta.core.errors import EnvironmentFault
 from regatta.core.files import disk_error, make_folders
 from regatta.orchestrate.task_folders import make_task_folder, remove_task_folder
@@ -49,12 +47,10 @@ def start_bound(argv: list[str], *, log: Path, env: dict[str, str]) -> BoundProc
     try:
         make_folders(log.parent)
         with open(log, "ab") as output:
-            # With one thread its copy may run Python before it becomes `argv`, which saves an
-            # interpreter; with several a lock could be copied in the held state.
-            alone = threading.active_count() == 1
+            command, before = bound(argv)
             return BoundProcess(
-                argv if alone else bound_command(os.getpid(), argv),
-                preexec_fn=partial(bind_to_parent, os.getpid()) if alone else None,
+                command,
+                preexec_fn=before,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -80,9 +80,7 @@ def run_study(
     with study_lease(folder.lease):
         specs = trained_runs(study)
         known = [spec.run_id for spec in specs]
-        for run_id in restart:
-            if run_id not in known:
-                raise unknown_name("run", run_id, known, where=folder.path)
+        _refuse_unknown(restart, known, folder)
         refuse_while_submitted(folder)
         machine = machine or this_machine(study.launch)
         launch = study.launch
@@ -117,6 +115,12 @@ def run_study(
         if then is None:
             return code
         return stop.exit_code if stop.requested else then(code)
+
+
+def _refuse_unknown(restart: Sequence[str], known: Sequence[str], folder: StudyFolder) -> None:
+    for run_id in restart:
+        if run_id not in known:
+            raise unknown_name("run", run_id, known, where=folder.path)
 
 
 def _tell_what_is_known(

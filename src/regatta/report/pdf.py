@@ -11,13 +11,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
-from regatta.core.bound_exec import COULD_NOT_START, bind_to_parent, bound_command
+from regatta.core.bound_exec import COULD_NOT_START, bound
 from regatta.core.errors import EnvironmentFault, RegattaError, StopRequested
 from regatta.core.files import atomic_path
 from regatta.core.signals import StopFlag
@@ -134,10 +132,10 @@ def _run(command: list[str], log: Path, stop: StopFlag | None, timeout_seconds: 
     with open(log, "wb") as output:
         try:
             # It must not print on for a command that was killed.
-            alone = threading.active_count() == 1
+            argv, before = bound(command)
             process = subprocess.Popen(
-                command if alone else bound_command(os.getpid(), command),
-                preexec_fn=partial(bind_to_parent, os.getpid()) if alone else None,
+                argv,
+                preexec_fn=before,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

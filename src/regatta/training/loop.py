@@ -102,6 +102,7 @@ def train_run(
     with reproducible_math(device, deterministic=train.deterministic):
         saved = _saved_model(module, train, whole=whole, ranks=ranks)
         weights_K = class_weights(train, class_counts, classes)
+        said = report if ranks.is_first else _say_nothing
         parts = build_parts(
             module, spec, train, device=device, ranks=ranks, whole=whole, class_weights_K=weights_K
         )
@@ -124,9 +125,7 @@ def train_run(
             state=_first_state(seconds_before),
             average=None if train.ema is None else WeightAverage(module, train.ema),
             watch=RankWatch(ranks, patience=patience or _patience(train)),
-            progress=Progress(
-                report if ranks.is_first else _say_nothing, rates.total_steps, train.epochs
-            ),
+            progress=Progress(said, rates.total_steps, train.epochs),
         )
         return _to_the_end(run)
 
